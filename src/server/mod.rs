@@ -1,1 +1,247 @@
-//! Placeholder.
+//! The driver: turns what the consensus core decides into input and output.
+//!
+//! Four tasks stand in a ring, and each owns its state:
+//!
+//! - `node` owns the Raft core. Its inbox is the only way in.
+//! - `log_writer` owns the write-ahead log, with one batch in flight.
+//! - `applier` owns the write side of the state machine and tells callers and watchers.
+//! - `peers` keeps one stream to each other member.
+//!
+//! Beside the ring: `ticker` turns the clock into ticks, `applier::compactor` removes what
+//! compactions killed, `publish` announces the member. Callers come in through `handle`.
+//!
+//! # Limits
+//!
+//! | queue | bound | when it is full |
+//! |---|---|---|
+//! | inbox of `node` | 4,096 events | the sender waits; a peer's stream is not read meanwhile |
+//! | callers that wait for an outcome | `Limits`: 5,000 and 256 MiB | `too many requests` |
+//! | committed and not yet applied | 5,000 entries | `too many requests` |
+//! | writes before `log_writer` | uncommitted data in the core | the core refuses proposals |
+//! | entries before `applier` | the pending callers of all members | as above |
+//! | messages for one peer | 4,096 | dropped and reported; Raft sends again |
+//! | batches in a peer's stream | 16, then HTTP/2 flow control | they wait in the queue above |
+
+pub mod applier;
+pub mod event;
+pub mod handle;
+pub mod lease_driver;
+pub mod log_writer;
+pub mod node;
+pub mod peer_service;
+pub mod peers;
+pub mod pending;
+pub mod publish;
+pub mod reads;
+pub mod recovery;
+pub mod shared;
+pub mod ticker;
+pub mod watch_stream;
+pub mod wire;
+
+use crate::env::Env;
+use crate::env::recorder;
+use crate::metrics::Metrics;
+use crate::raft::core::RaftCore;
+use crate::raft::state::Config;
+use crate::watch::hub::Hub;
+use handle::Handle;
+use node::{Node, Outlets};
+use peer_service::PeerService;
+use peers::Peers;
+use recovery::{Recovery, StartError, recover};
+use shared::{Limits, Parts, Shared, StopReason};
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+
+/// Events that may wait for the consensus task.
+const INBOX_EVENTS: usize = 4096;
+
+/// What a server is told when it starts.
+#[derive(Clone, Debug)]
+pub struct ServerConfig {
+    pub name: String,
+    pub data_dir: PathBuf,
+    /// The founders, each a name and its peer URLs.
+    pub initial_cluster: Vec<(String, Vec<String>)>,
+    pub initial_cluster_token: String,
+    pub advertise_client_urls: Vec<String>,
+    pub heartbeat_ms: u64,
+    pub election_ms: u64,
+    pub pre_vote: bool,
+    pub segment_bytes: u64,
+    pub progress_notify_interval: Duration,
+    pub limits: Limits,
+}
+
+impl ServerConfig {
+    /// The shortest TTL that a lease is granted: long enough to survive an election, in whole
+    /// seconds (etcd, `etcdserver/server.go`, `minTTL`).
+    pub fn lease_ttl_secs_min(&self) -> i64 {
+        let ms = (3 * self.election_ms).div_ceil(2);
+        i64::try_from(ms.div_ceil(1000)).unwrap_or(i64::MAX)
+    }
+
+    fn core_config(&self, id: u64, seed: u64) -> Config {
+        Config {
+            id,
+            election_ticks: node::election_ticks(self.election_ms, self.heartbeat_ms),
+            heartbeat_ticks: ticker::TICKS_PER_HEARTBEAT,
+            max_append_bytes: 1 << 20,
+            max_inflight_messages: 512,
+            max_inflight_bytes: 64 << 20,
+            pre_vote: self.pre_vote,
+            check_quorum: true,
+            seed: seed ^ id,
+            max_uncommitted_bytes: 512 << 20,
+            max_ready_bytes: 16 << 20,
+        }
+    }
+}
+
+impl Default for ServerConfig {
+    fn default() -> ServerConfig {
+        ServerConfig {
+            name: "default".to_string(),
+            data_dir: PathBuf::from("default.etcd"),
+            initial_cluster: vec![(
+                "default".to_string(),
+                vec!["http://localhost:2380".to_string()],
+            )],
+            initial_cluster_token: "etcd-cluster".to_string(),
+            advertise_client_urls: vec!["http://localhost:2379".to_string()],
+            heartbeat_ms: 100,
+            election_ms: 1000,
+            pre_vote: true,
+            segment_bytes: 64 << 20,
+            progress_notify_interval: Duration::from_secs(600),
+            limits: Limits::default(),
+        }
+    }
+}
+
+/// A running server. Dropping it leaves its tasks running; `stop` ends them.
+pub struct Server {
+    handle: Handle,
+    peers: Arc<Peers>,
+    name: String,
+    client_urls: Vec<String>,
+    tasks: Vec<JoinHandle<()>>,
+    // Holds the lock of the data directory for as long as the server lives.
+    _data_dir: crate::storage::data_dir::DataDir,
+}
+
+impl Server {
+    /// Recovers what the disk holds and starts the ring.
+    ///
+    /// # Errors
+    /// When the data directory can't be used or is damaged, or the configuration contradicts it.
+    pub async fn start(config: ServerConfig, env: Env) -> Result<Server, StartError> {
+        let recovery = recover(&config, &env).await?;
+        let Recovery { data_dir, wal, cluster_id, member_id, state, core } = recovery;
+        env.recorder.record(&recorder::Event::Recovered {
+            term: core.hard_state.term,
+            last_index: core.entries.last().map_or(core.snapshot_index, |entry| entry.index),
+            commit: core.hard_state.commit,
+            applied: core.applied,
+        });
+        let (inbox, events) = mpsc::channel(INBOX_EVENTS);
+        let core_config = config.core_config(member_id, env.seed);
+        let metrics = Arc::new(Metrics::new());
+        let hub = Hub::new(config.hub_options(env.seed));
+        let shared = Arc::new(Shared::new(Parts {
+            env,
+            cluster_id,
+            member_id,
+            limits: config.limits.clone(),
+            election_timeout: Duration::from_millis(config.election_ms),
+            inbox,
+            state,
+            hub,
+            metrics,
+        }));
+        let peers = Peers::new(shared.clone());
+        let core = RaftCore::new(core_config, core);
+        let heartbeat = Duration::from_millis(config.heartbeat_ms);
+        let tasks = spawn_ring(core, wal, events, heartbeat, &shared, &peers);
+        let handle = Handle::new(shared);
+        let (name, client_urls) = (config.name, config.advertise_client_urls);
+        Ok(Server { handle, peers, name, client_urls, tasks, _data_dir: data_dir })
+    }
+
+    pub fn handle(&self) -> Handle {
+        self.handle.clone()
+    }
+
+    /// The service of the peer port.
+    pub fn peer_service(&self) -> PeerService {
+        PeerService::new(self.handle.shared().clone(), self.peers.clone())
+    }
+
+    /// Announces this member, and completes once clients can be served.
+    pub async fn ready(&self) {
+        publish::run(self.handle(), self.name.clone(), self.client_urls.clone()).await;
+    }
+
+    /// Completes when the server has stopped.
+    pub async fn stopped(&self) -> StopReason {
+        self.handle.stopped().await
+    }
+
+    /// Hands leadership over if this member leads, then ends all tasks.
+    pub async fn stop(mut self) {
+        let view = self.handle.view();
+        if view.is_leader && self.handle.stop_reason().is_none() {
+            // With nobody to hand over to, the others find out by themselves.
+            let _nobody = self.handle.move_leader(0).await;
+        }
+        self.handle.shared().stop(StopReason::Requested);
+        self.handle.shared().pending().stop();
+        self.peers.stop();
+        for task in self.tasks.drain(..) {
+            task.abort();
+        }
+    }
+}
+
+fn spawn_ring(
+    core: RaftCore,
+    wal: crate::storage::wal::Wal,
+    events: mpsc::Receiver<event::Event>,
+    heartbeat: Duration,
+    shared: &Arc<Shared>,
+    peers: &Arc<Peers>,
+) -> Vec<JoinHandle<()>> {
+    let (log, writes) = mpsc::unbounded_channel();
+    let (apply, committed) = mpsc::unbounded_channel();
+    let outlets = Outlets { peers: peers.clone(), log, apply };
+    let tick = heartbeat / ticker::TICKS_PER_HEARTBEAT;
+    let clock = shared.env.clock.clone();
+    vec![
+        tokio::spawn(Node::new(core, shared.clone(), outlets).run(events)),
+        tokio::spawn(log_writer::run(wal, writes, peers.clone(), shared.clone())),
+        tokio::spawn(applier::run(committed, shared.clone())),
+        tokio::spawn(applier::compactor(shared.clone())),
+        tokio::spawn(ticker::run(clock, tick, shared.inbox.clone())),
+        tokio::spawn(watch_stream::catch_up(shared.clone())),
+        tokio::spawn(lease_driver::run(shared.clone())),
+    ]
+}
+
+/// Serves the peer port until the server stops.
+///
+/// # Errors
+/// When the address can't be listened on.
+pub async fn serve_peers(
+    service: PeerService,
+    address: SocketAddr,
+) -> Result<(), tonic::transport::Error> {
+    tonic::transport::Server::builder()
+        .add_service(service.into_server())
+        .serve(address)
+        .await
+}

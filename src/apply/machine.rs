@@ -1,0 +1,313 @@
+//! The state machine, and the gates that a request passes on its way into it.
+
+use super::outcome::{Outcome, Response, RevisionChanges};
+use super::request::{self, Op};
+use crate::alarm::Alarms;
+use crate::error::{Error, Result};
+use crate::lease::Lessor;
+use crate::membership::Members;
+use crate::mvcc::change::Change;
+use crate::mvcc::store::Store;
+use crate::pb::etcdserverpb as api;
+use crate::pb::etcdserverpb::alarm_request::AlarmAction;
+use crate::pb::etcdserverpb::{AlarmMember, AlarmType};
+use crate::pb::raftpb;
+use crate::raft::message::{Entry, EntryKind, Index, Term};
+use sha1::{Digest, Sha1};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// How far a state machine is in the log.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Position {
+    pub index: Index,
+    pub term: Term,
+}
+
+/// Everything that the log decides.
+///
+/// Invariants:
+/// - Two members at the same `applied` index have equal `state_hash`es.
+/// - A key is attached to a lease exactly if its newest version names that lease.
+pub struct StateMachine {
+    pub store: Store,
+    pub lessor: Lessor,
+    pub members: Members,
+    pub alarms: Alarms,
+    applied: Position,
+    /// The part of the state hash that members and alarms make; they change rarely.
+    cluster_hash: u64,
+}
+
+impl StateMachine {
+    pub fn new(store: Store, lessor: Lessor, members: Members, alarms: Alarms) -> StateMachine {
+        let applied = Position::default();
+        let mut machine =
+            StateMachine { store, lessor, members, alarms, applied, cluster_hash: 0 };
+        machine.hash_cluster();
+        machine
+    }
+
+    pub fn applied(&self) -> Position {
+        self.applied
+    }
+
+    /// An order-free sum over all that is replicated; deadlines are not part of it.
+    pub fn state_hash(&self) -> u64 {
+        self.store
+            .state_hash()
+            .wrapping_add(self.lessor.state_hash())
+            .wrapping_add(self.cluster_hash)
+    }
+
+    fn hash_cluster(&mut self) {
+        let mut hash = Sha1::new();
+        hash.update(self.members.encode());
+        for alarm in self.alarms.list(AlarmType::None) {
+            hash.update(alarm.member_id.to_be_bytes());
+            hash.update(alarm.alarm.to_be_bytes());
+        }
+        let digest = hash.finalize();
+        self.cluster_hash =
+            u64::from_be_bytes(digest[..8].try_into().expect("a SHA-1 has twenty bytes"));
+    }
+
+    /// All members, as an answer carries them.
+    fn member_list(&self) -> Response {
+        Response::Members(self.members.iter().cloned().collect())
+    }
+
+    /// Applies the entry that follows the last one applied.
+    ///
+    /// `now` is this member's monotonic time; it sets deadlines and decides nothing.
+    pub fn apply(&mut self, entry: &Entry, now: Duration) -> Outcome {
+        assert_eq!(
+            entry.index,
+            self.applied.index + 1,
+            "entry {} does not follow the applied index {}",
+            entry.index,
+            self.applied.index
+        );
+        assert!(
+            entry.term >= self.applied.term,
+            "entry {} of term {} follows one of term {}",
+            entry.index,
+            entry.term,
+            self.applied.term
+        );
+        self.applied = Position { index: entry.index, term: entry.term };
+        match entry.kind {
+            // The entry with which a leader begins its term.
+            EntryKind::Normal if entry.data.is_empty() => {
+                Outcome::refusal_or(0, Ok(Response::Done))
+            }
+            EntryKind::Normal => self.apply_request(request::decode(&entry.data), now),
+            EntryKind::ConfChange => {
+                self.apply_conf_change(request::decode_conf_change(&entry.data))
+            }
+        }
+    }
+
+    fn apply_request(&mut self, request: raftpb::Request, now: Duration) -> Outcome {
+        let mut outcome = Outcome::refusal_or(request.id, Ok(Response::Done));
+        let Some(op) = request.op else { return outcome };
+        outcome.result =
+            self.pass_gates(&op).and_then(|()| self.apply_op(op, now, &mut outcome));
+        if let Err(error) = &outcome.result {
+            assert!(error.is_deterministic(), "apply failed with the local failure {error:?}");
+        }
+        outcome
+    }
+
+    /// What stands between a request and the state, in order. Gates look at replicated state
+    /// only: a local setting here would make members diverge.
+    fn pass_gates(&self, op: &Op) -> Result<()> {
+        if self.alarms.is_raised(AlarmType::Corrupt) && touches_data(op) {
+            return Err(Error::Corrupt);
+        }
+        if self.alarms.is_raised(AlarmType::Nospace) && needs_space(op) {
+            return Err(Error::NoSpace);
+        }
+        Ok(())
+    }
+
+    /// Refuses reads of data that are known to be damaged.
+    pub fn check_readable(&self) -> Result<()> {
+        if self.alarms.is_raised(AlarmType::Corrupt) { Err(Error::Corrupt) } else { Ok(()) }
+    }
+
+    fn apply_op(&mut self, op: Op, now: Duration, outcome: &mut Outcome) -> Result<Response> {
+        match op {
+            Op::Put(request) => {
+                let lessor = &self.lessor;
+                let put = self.store.put(&request, &|lease| lessor.exists(lease))?;
+                self.changed(put.changes, outcome);
+                Ok(Response::Put(put.response))
+            }
+            Op::DeleteRange(request) => {
+                let deleted = self.store.delete_range(&request);
+                self.changed(deleted.changes, outcome);
+                Ok(Response::DeleteRange(deleted.response))
+            }
+            Op::Txn(request) => {
+                let lessor = &self.lessor;
+                let txn = self.store.apply_txn(&request, &|lease| lessor.exists(lease))?;
+                self.changed(txn.changes, outcome);
+                Ok(Response::Txn(txn.response))
+            }
+            Op::Compaction(request) => {
+                self.store.compact(request.revision)?;
+                outcome.compacted = true;
+                Ok(Response::Compaction)
+            }
+            Op::LeaseGrant(request) => {
+                let ttl = self.lessor.grant(request.id, request.ttl, now)?;
+                Ok(Response::LeaseGrant { id: request.id, ttl })
+            }
+            Op::LeaseRevoke(request) => {
+                self.revoke(request.id, outcome)?;
+                Ok(Response::LeaseRevoke)
+            }
+            Op::LeaseExpire(expire) => Ok(self.expire(expire, outcome)),
+            Op::LeaseCheckpoint(checkpoint) => Ok(self.checkpoint_leases(checkpoint)),
+            Op::Alarm(request) => Ok(Response::Alarms(self.alarm(&request))),
+            Op::MemberAttributes(attributes) => {
+                self.members.set_attributes(&attributes);
+                self.hash_cluster();
+                Ok(Response::Done)
+            }
+            Op::ClusterVersion(version) => {
+                self.members.set_cluster_version(&version.version);
+                self.hash_cluster();
+                Ok(Response::Done)
+            }
+            Op::MemberUpdate(change) => {
+                self.members.validate(&change, usize::MAX)?;
+                self.members.apply(&change);
+                outcome.conf_change = Some(change);
+                self.hash_cluster();
+                Ok(self.member_list())
+            }
+            op => Err(Error::Unimplemented(name(&op))),
+        }
+    }
+
+    /// Accounts for changes of keys: leases lose and gain them, watchers are told.
+    fn changed(&mut self, changes: Vec<Change>, outcome: &mut Outcome) {
+        if changes.is_empty() {
+            return;
+        }
+        for change in &changes {
+            let before = change.prev.as_ref().map_or(0, |kv| kv.lease);
+            let after = if change.deleted { 0 } else { change.kv.lease };
+            if before != after {
+                self.lessor.detach(&change.kv.key, before);
+                self.lessor.attach(&change.kv.key, after);
+            }
+        }
+        let revision = self.store.revision();
+        outcome.revisions.push(RevisionChanges { revision, changes: Arc::from(changes) });
+    }
+
+    fn revoke(&mut self, id: i64, outcome: &mut Outcome) -> Result<()> {
+        let keys = self.lessor.revoke(id)?;
+        let changes = self.store.delete_keys(&keys);
+        self.changed(changes, outcome);
+        Ok(())
+    }
+
+    /// Ends leases whose time was up on the leader of a term. An entry of a later term carries
+    /// it in vain: that leader may have renewed them (etcd issues 12528 and 15247).
+    fn expire(&mut self, expire: raftpb::LeaseExpire, outcome: &mut Outcome) -> Response {
+        if expire.term == self.applied.term {
+            for id in expire.ids {
+                // Somebody may have revoked it while the proposal was under way.
+                if self.lessor.exists(id) {
+                    self.revoke(id, outcome).expect("the lease was just seen to exist");
+                }
+            }
+        } else {
+            self.lessor.not_expired(&expire.ids);
+        }
+        Response::Done
+    }
+
+    fn checkpoint_leases(&mut self, checkpoint: raftpb::LeaseCheckpoint) -> Response {
+        if checkpoint.term == self.applied.term {
+            for lease in checkpoint.leases {
+                self.lessor.checkpoint(lease.id, lease.remaining_ttl);
+            }
+        }
+        Response::Done
+    }
+
+    /// Raises or clears alarms; answers with those that the request was about.
+    fn alarm(&mut self, request: &api::AlarmRequest) -> Vec<AlarmMember> {
+        let (member_id, kind) = (request.member_id, request.alarm());
+        let about = vec![AlarmMember { member_id, alarm: kind.into() }];
+        let answer = match request.action() {
+            AlarmAction::Get => self.alarms.list(kind),
+            AlarmAction::Activate => {
+                self.alarms.activate(member_id, kind);
+                about
+            }
+            AlarmAction::Deactivate => match self.alarms.deactivate(member_id, kind) {
+                true => about,
+                false => Vec::new(),
+            },
+        };
+        self.hash_cluster();
+        answer
+    }
+
+    fn apply_conf_change(&mut self, change: raftpb::ConfChange) -> Outcome {
+        let result = self.members.validate(&change, usize::MAX);
+        let mut outcome = Outcome::refusal_or(change.id, Ok(Response::Done));
+        outcome.result = result.map(|()| {
+            self.members.apply(&change);
+            outcome.conf_change = Some(change);
+            self.hash_cluster();
+            self.member_list()
+        });
+        outcome
+    }
+
+    /// Answers a transaction that only reads, without the log.
+    pub fn read_txn(&mut self, request: &api::TxnRequest) -> Result<api::TxnResponse> {
+        self.check_readable()?;
+        let txn = self.store.apply_txn(request, &|_| false)?;
+        assert!(txn.changes.is_empty(), "a transaction that only reads changed {:?}", txn.changes);
+        Ok(txn.response)
+    }
+}
+
+/// Whether an operation reads or writes data, which a damaged member must not do.
+fn touches_data(op: &Op) -> bool {
+    matches!(
+        op,
+        Op::Put(_)
+            | Op::DeleteRange(_)
+            | Op::Txn(_)
+            | Op::Compaction(_)
+            | Op::LeaseGrant(_)
+            | Op::LeaseRevoke(_)
+    )
+}
+
+/// Whether an operation takes room: what etcd's quota refuses (`etcdserver/apply`, `quotaApplier`).
+fn needs_space(op: &Op) -> bool {
+    match op {
+        Op::Put(_) | Op::LeaseGrant(_) => true,
+        Op::Txn(txn) => crate::alarm::txn_cost_bytes(txn) > 0,
+        _ => false,
+    }
+}
+
+/// The name of an operation that is not there yet.
+fn name(op: &Op) -> &'static str {
+    match op {
+        Op::Downgrade(_) => "downgrade",
+        _ => "auth",
+    }
+}
+

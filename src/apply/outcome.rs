@@ -1,0 +1,54 @@
+//! What applying one entry gives.
+
+use crate::error::Result;
+use crate::mvcc::store::Change;
+use crate::pb::{etcdserverpb as api, raftpb};
+use std::sync::Arc;
+
+/// The answer to the caller of a request. Headers are filled in by the member that was asked.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Response {
+    Put(api::PutResponse),
+    DeleteRange(api::DeleteRangeResponse),
+    Txn(api::TxnResponse),
+    Compaction,
+    LeaseGrant { id: i64, ttl: i64 },
+    LeaseRevoke,
+    Alarms(Vec<api::AlarmMember>),
+    Members(Vec<raftpb::Member>),
+    /// The entry was applied and there is nothing to say about it.
+    Done,
+}
+
+/// Events of one revision, shared by everyone who is told of them.
+#[derive(Clone, Debug)]
+pub struct RevisionChanges {
+    pub revision: i64,
+    pub changes: Arc<[Change]>,
+}
+
+/// The outcome of one entry.
+#[derive(Debug)]
+pub struct Outcome {
+    /// The request's id; 0 for an entry that nobody waits for.
+    pub request_id: u64,
+    pub result: Result<Response>,
+    /// What watchers must be told, one element for each revision that was made, in order.
+    pub revisions: Vec<RevisionChanges>,
+    /// The compact revision moved; physical removal has work to do.
+    pub compacted: bool,
+    /// A change of membership that was accepted, for the consensus core and the transport.
+    pub conf_change: Option<raftpb::ConfChange>,
+}
+
+impl Outcome {
+    pub fn refusal_or(request_id: u64, result: Result<Response>) -> Outcome {
+        Outcome {
+            request_id,
+            result,
+            revisions: Vec::new(),
+            compacted: false,
+            conf_change: None,
+        }
+    }
+}

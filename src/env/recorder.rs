@@ -1,0 +1,49 @@
+//! What a member reports about itself as it happens: states, counts and durations.
+//!
+//! One seam with two listeners: the simulator's checkers, and the daemon's flight recorder. It
+//! carries no keys and no values.
+
+use std::time::Duration;
+
+/// What a member is at a moment, as the recorder names it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RoleName {
+    Follower,
+    PreCandidate,
+    Candidate,
+    Leader,
+}
+
+/// One thing that happened on one member.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// The member starts with what its disk held.
+    Recovered { term: u64, last_index: u64, commit: u64, applied: u64 },
+    /// Its role, its term or the leader it knows changed; `leader` is 0 for none.
+    RoleChanged { role: RoleName, term: u64, leader: u64 },
+    /// Its durable state: reported when the write is durable, not when it is asked for.
+    HardState { term: u64, vote: u64, commit: u64 },
+    /// Entries up to `last_index` are durable.
+    Persisted { last_index: u64, entries: usize, took: Duration },
+    /// An entry is known to be committed and is handed to apply.
+    Committed { index: u64, term: u64, checksum: u32 },
+    /// The state machine has applied an entry.
+    Applied { index: u64, term: u64, revision: i64, state_hash: u64 },
+    /// A write to the log has been outstanding for longer than an election timeout.
+    SyncStalled { outstanding: Duration },
+    /// The member stops, and why.
+    Stopped { reason: String },
+}
+
+/// Listens to one member. Called on the member's own tasks: it must be quick and must not block.
+pub trait Recorder: Send + Sync {
+    fn record(&self, event: &Event);
+}
+
+/// Listens to nothing.
+#[derive(Debug, Default)]
+pub struct NoRecorder;
+
+impl Recorder for NoRecorder {
+    fn record(&self, _event: &Event) {}
+}

@@ -1,0 +1,151 @@
+//! The service on the peer port.
+
+use super::event::Event;
+use super::peers::{MESSAGE_BYTES_MAX, PROTOCOL_VERSION, Peers};
+use super::shared::Shared;
+use super::wire;
+use crate::pb::raftpb as pb;
+use crate::pb::raftpb::peer_server::{Peer, PeerServer};
+use std::sync::Arc;
+use tonic::{Request, Response, Status, Streaming};
+
+/// Serves the other members.
+#[derive(Clone)]
+pub struct PeerService {
+    shared: Arc<Shared>,
+    peers: Arc<Peers>,
+}
+
+impl PeerService {
+    pub fn new(shared: Arc<Shared>, peers: Arc<Peers>) -> PeerService {
+        PeerService { shared, peers }
+    }
+
+    /// The service with the limits of the peer port.
+    pub fn into_server(self) -> PeerServer<PeerService> {
+        PeerServer::new(self)
+            .max_decoding_message_size(MESSAGE_BYTES_MAX)
+            .max_encoding_message_size(MESSAGE_BYTES_MAX)
+    }
+
+    /// Refuses who is not of this cluster, does not mean this member, or speaks a newer protocol.
+    fn check(&self, header: Option<pb::PeerHeader>) -> Result<pb::PeerHeader, Status> {
+        let header = header.ok_or_else(|| Status::invalid_argument("the peer did not say who it is"))?;
+        if header.protocol_version > PROTOCOL_VERSION {
+            return Err(Status::failed_precondition(format!(
+                "peer protocol {} is newer than {PROTOCOL_VERSION}: upgrade this member first",
+                header.protocol_version
+            )));
+        }
+        if header.cluster_id != self.shared.cluster_id {
+            return Err(Status::failed_precondition(format!(
+                "cluster ID mismatch: this is {:x}, the peer is of {:x}; \
+                 check initial-cluster and initial-cluster-token",
+                self.shared.cluster_id, header.cluster_id
+            )));
+        }
+        if header.to != self.shared.member_id {
+            return Err(Status::failed_precondition(format!(
+                "this is member {:x}, the peer looks for {:x}; check its peer URLs",
+                self.shared.member_id, header.to
+            )));
+        }
+        Ok(header)
+    }
+}
+
+#[tonic::async_trait]
+impl Peer for PeerService {
+    async fn messages(
+        &self,
+        request: Request<Streaming<pb::PeerBatch>>,
+    ) -> Result<Response<pb::PeerClosed>, Status> {
+        let mut stream = request.into_inner();
+        let Some(opening) = stream.message().await? else {
+            return Ok(Response::new(pb::PeerClosed::default()));
+        };
+        let header = self.check(opening.header)?;
+        let (from, to) = (header.from, header.to);
+        if self.shared.state().members.is_removed(from) {
+            let reason = format!("member {from:x} has been removed from the cluster");
+            return Ok(Response::new(pb::PeerClosed { reason, removed: true }));
+        }
+        while let Some(batch) = stream.message().await? {
+            self.peers.heard(from);
+            let messages = batch.messages.into_iter().filter_map(|m| wire::decode(from, to, m));
+            if self.shared.inbox.send(Event::Peer(messages.collect())).await.is_err() {
+                return Err(Status::unavailable("this member is stopping"));
+            }
+        }
+        Ok(Response::new(pb::PeerClosed::default()))
+    }
+
+    async fn lease_renew(
+        &self,
+        request: Request<pb::LeaseRenewRequest>,
+    ) -> Result<Response<pb::LeaseRenewResponse>, Status> {
+        let request = request.into_inner();
+        self.check(request.header)?;
+        let ttls = super::lease_driver::renew_here(&self.shared, &request.ids).await;
+        let ttls = ttls.map_err(|error| Status::unavailable(error.to_string()))?;
+        Ok(Response::new(pb::LeaseRenewResponse { ttls }))
+    }
+
+    async fn lease_time_to_live(
+        &self,
+        request: Request<pb::PeerLeaseTimeToLiveRequest>,
+    ) -> Result<Response<pb::PeerLeaseTimeToLiveResponse>, Status> {
+        let request = request.into_inner();
+        self.check(request.header)?;
+        let found = super::lease_driver::time_to_live_here(&self.shared, request.id);
+        let found = found.map_err(|error| Status::unavailable(error.to_string()))?;
+        Ok(Response::new(match found {
+            Some(found) => pb::PeerLeaseTimeToLiveResponse {
+                found: true,
+                ttl: found.remaining_ttl,
+                granted_ttl: found.granted_ttl,
+            },
+            None => pb::PeerLeaseTimeToLiveResponse::default(),
+        }))
+    }
+
+    async fn info(
+        &self,
+        _request: Request<pb::InfoRequest>,
+    ) -> Result<Response<pb::InfoResponse>, Status> {
+        let state = self.shared.state();
+        Ok(Response::new(pb::InfoResponse {
+            cluster_id: self.shared.cluster_id,
+            member_id: self.shared.member_id,
+            version: crate::metrics::ETCD_VERSION.to_string(),
+            members: state.members.iter().cloned().collect(),
+            removed: state.members.removed().collect(),
+        }))
+    }
+
+    async fn promote(
+        &self,
+        _request: Request<pb::PromoteRequest>,
+    ) -> Result<Response<pb::PromoteResponse>, Status> {
+        Err(Status::unimplemented("promotion of learners"))
+    }
+
+    type FetchSnapshotStream = futures::stream::Empty<Result<pb::SnapshotChunk, Status>>;
+
+    async fn fetch_snapshot(
+        &self,
+        _request: Request<pb::FetchSnapshotRequest>,
+    ) -> Result<Response<Self::FetchSnapshotStream>, Status> {
+        Err(Status::unimplemented("transfer of snapshots"))
+    }
+
+    async fn state_hash(
+        &self,
+        request: Request<pb::StateHashRequest>,
+    ) -> Result<Response<pb::StateHashResponse>, Status> {
+        self.check(request.into_inner().header)?;
+        let state = self.shared.state();
+        let (index, hash) = (state.applied().index, state.state_hash());
+        Ok(Response::new(pb::StateHashResponse { index, hash }))
+    }
+}

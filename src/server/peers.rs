@@ -1,0 +1,243 @@
+//! The way to the other members: one task and one bounded queue for each, and one long-lived
+//! stream.
+//!
+//! The transport promises little, as Raft asks for little: messages arrive in order within one
+//! stream, and may be lost with it. A message that finds its queue full is dropped and reported,
+//! and so is everything queued for a member that can't be reached.
+
+use super::event::Event;
+use super::shared::Shared;
+use super::wire;
+use crate::env::clock::Mono;
+use crate::pb::raftpb::peer_client::PeerClient;
+use crate::pb::raftpb::{PeerBatch, PeerClosed, PeerHeader};
+use crate::raft::message::{Message, NodeId};
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard};
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+use tonic::transport::{Channel, Endpoint};
+
+/// The version of what members say to each other; a newer one is refused by older members.
+pub const PROTOCOL_VERSION: u32 = 1;
+
+/// Messages that may wait for one peer. In-flight limits of the core keep it far below.
+const QUEUE_MESSAGES: usize = 4096;
+/// Messages and bytes that leave as one batch.
+const BATCH_MESSAGES: usize = 256;
+const BATCH_BYTES: usize = 1 << 20;
+/// Batches between the peer's task and the transport.
+const STREAM_BATCHES: usize = 16;
+/// The largest message a member accepts: a batch may hold one entry of the largest request.
+pub const MESSAGE_BYTES_MAX: usize = 1 << 30;
+
+struct Peer {
+    urls: Vec<String>,
+    queue: mpsc::Sender<Message>,
+    task: JoinHandle<()>,
+    /// When this member last heard from it, over the stream that the peer opened.
+    heard: Mono,
+}
+
+/// The other members, and how to reach them.
+pub struct Peers {
+    shared: Arc<Shared>,
+    peers: Mutex<BTreeMap<NodeId, Peer>>,
+}
+
+impl Peers {
+    pub fn new(shared: Arc<Shared>) -> Arc<Peers> {
+        Arc::new(Peers { shared, peers: Mutex::new(BTreeMap::new()) })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<NodeId, Peer>> {
+        self.peers.lock().expect("no holder of the peers panics and goes on")
+    }
+
+    /// Makes a member reachable at these addresses, in place of those known of it.
+    pub fn set(self: &Arc<Peers>, id: NodeId, urls: &[String]) {
+        if id == self.shared.member_id {
+            return;
+        }
+        let mut peers = self.lock();
+        if peers.get(&id).is_some_and(|peer| peer.urls == urls) {
+            return;
+        }
+        let (queue, waiting) = mpsc::channel(QUEUE_MESSAGES);
+        let link = Link { id, urls: urls.to_vec(), next_url: 0, peers: self.clone() };
+        let task = tokio::spawn(link.run(waiting));
+        let heard = self.shared.env.clock.now();
+        let before = peers.insert(id, Peer { urls: urls.to_vec(), queue, task, heard });
+        if let Some(before) = before {
+            before.task.abort();
+        }
+    }
+
+    /// Forgets a member.
+    pub fn remove(&self, id: NodeId) {
+        if let Some(peer) = self.lock().remove(&id) {
+            peer.task.abort();
+        }
+    }
+
+    /// Ends all links.
+    pub fn stop(&self) {
+        for (_, peer) in std::mem::take(&mut *self.lock()) {
+            peer.task.abort();
+        }
+    }
+
+    /// Queues a message; never waits.
+    pub fn send(&self, message: Message) {
+        let to = message.to;
+        let full = match self.lock().get(&to) {
+            Some(peer) => peer.queue.try_send(message).is_err(),
+            // A member that has left: nobody waits for this.
+            None => false,
+        };
+        if full {
+            self.report_unreachable(to);
+        }
+    }
+
+    /// Notes that a peer was heard from.
+    pub fn heard(&self, id: NodeId) {
+        let now = self.shared.env.clock.now();
+        if let Some(peer) = self.lock().get_mut(&id) {
+            peer.heard = now;
+        }
+    }
+
+    fn last_heard(&self, id: NodeId) -> Option<Mono> {
+        self.lock().get(&id).map(|peer| peer.heard)
+    }
+
+    /// Drops the report when the inbox is full: the next failure reports again.
+    fn report_unreachable(&self, id: NodeId) {
+        let _full = self.shared.inbox.try_send(Event::Unreachable(id));
+    }
+
+    /// The addresses of a member.
+    pub fn urls(&self, id: NodeId) -> Vec<String> {
+        self.lock().get(&id).map(|peer| peer.urls.clone()).unwrap_or_default()
+    }
+
+    /// How this member presents itself to another.
+    pub fn header(&self, to: NodeId) -> PeerHeader {
+        PeerHeader {
+            protocol_version: PROTOCOL_VERSION,
+            cluster_id: self.shared.cluster_id,
+            from: self.shared.member_id,
+            to,
+        }
+    }
+}
+
+/// The task that keeps one peer reachable.
+struct Link {
+    id: NodeId,
+    urls: Vec<String>,
+    next_url: usize,
+    peers: Arc<Peers>,
+}
+
+impl Link {
+    async fn run(mut self, mut queue: mpsc::Receiver<Message>) {
+        while let Some(first) = queue.recv().await {
+            self.stream(first, &mut queue).await;
+            // What waited for the stream that broke is stale: Raft sends again what matters.
+            while queue.try_recv().is_ok() {}
+            self.peers.report_unreachable(self.id);
+            let pause = self.peers.shared.election_timeout / 10;
+            self.peers.shared.env.clock.sleep(pause).await;
+        }
+    }
+
+    /// Sends until the stream breaks, the peer has been silent for too long, or the link is gone.
+    async fn stream(&mut self, first: Message, queue: &mut mpsc::Receiver<Message>) {
+        let Some(mut client) = self.connect() else { return };
+        let (batches, mut outgoing) = mpsc::channel::<PeerBatch>(STREAM_BATCHES);
+        let opening = PeerBatch { header: Some(self.peers.header(self.id)), messages: Vec::new() };
+        if batches.send(opening).await.is_err() {
+            return;
+        }
+        let outgoing = futures::stream::poll_fn(move |cx| outgoing.poll_recv(cx));
+        let call = client.messages(outgoing);
+        let mut call = std::pin::pin!(call);
+        let opened = self.peers.shared.env.clock.now();
+        let mut next = Some(first);
+        loop {
+            let message = tokio::select! {
+                biased;
+                ended = &mut call => return self.ended(ended.map(|closed| closed.into_inner())),
+                message = receive(&mut next, queue) => message,
+            };
+            let Some(message) = message else { return };
+            let batch = gather(message, queue);
+            let sent = tokio::select! {
+                biased;
+                ended = &mut call => return self.ended(ended.map(|closed| closed.into_inner())),
+                sent = batches.send(batch) => sent.is_ok(),
+            };
+            if !sent || self.is_silent(opened) {
+                return;
+            }
+        }
+    }
+
+    fn ended(&self, ended: Result<PeerClosed, tonic::Status>) {
+        match ended {
+            Ok(closed) if closed.removed => {
+                tracing::error!(peer = format!("{:x}", self.id), "this member was removed");
+                self.peers.shared.stop(super::shared::StopReason::Removed);
+            }
+            Ok(closed) if closed.reason.is_empty() => {}
+            Ok(closed) => tracing::warn!(peer = format!("{:x}", self.id), reason = closed.reason),
+            Err(status) => {
+                tracing::debug!(peer = format!("{:x}", self.id), %status, "stream broke");
+            }
+        }
+    }
+
+    /// A stream that was cut in the middle can look alive for as long as the transport retries.
+    /// A peer that has said nothing for an election timeout is worth a fresh one.
+    fn is_silent(&self, opened: Mono) -> bool {
+        let now = self.peers.shared.env.clock.now();
+        let patience = self.peers.shared.election_timeout;
+        let heard = self.peers.last_heard(self.id).unwrap_or(opened).max(opened);
+        now - heard > patience
+    }
+
+    /// The next of the peer's addresses.
+    fn connect(&mut self) -> Option<PeerClient<Channel>> {
+        let url = self.urls.get(self.next_url % self.urls.len().max(1))?.clone();
+        self.next_url += 1;
+        let endpoint = Endpoint::from_shared(url)
+            .ok()?
+            .tcp_nodelay(true)
+            .connect_timeout(self.peers.shared.election_timeout);
+        let client = PeerClient::new(endpoint.connect_lazy());
+        Some(client.max_encoding_message_size(MESSAGE_BYTES_MAX))
+    }
+}
+
+async fn receive(next: &mut Option<Message>, queue: &mut mpsc::Receiver<Message>) -> Option<Message> {
+    match next.take() {
+        Some(message) => Some(message),
+        None => queue.recv().await,
+    }
+}
+
+/// The message and what waits behind it, up to the size of a batch.
+fn gather(first: Message, queue: &mut mpsc::Receiver<Message>) -> PeerBatch {
+    let mut bytes = wire::size_bytes(&first);
+    let mut messages = vec![wire::encode(first)];
+    while messages.len() < BATCH_MESSAGES
+        && bytes < BATCH_BYTES
+        && let Ok(message) = queue.try_recv()
+    {
+        bytes += wire::size_bytes(&message);
+        messages.push(wire::encode(message));
+    }
+    PeerBatch { header: None, messages }
+}

@@ -1,0 +1,53 @@
+//! What a member tells the cluster about itself once it runs, and the cluster's version.
+
+use super::handle::{Caller, Handle};
+use crate::apply::request::Op;
+use crate::metrics::CLUSTER_VERSION;
+use crate::pb::raftpb::{ClusterVersion, MemberAttributes};
+use std::time::Duration;
+
+/// Pause between two attempts while there is no quorum.
+const RETRY: Duration = Duration::from_millis(500);
+
+/// Publishes a name and addresses until they stand in the replicated state, and proposes the
+/// cluster's version while none is decided. Clients parse the version, so nobody is served
+/// before there is one.
+pub async fn run(handle: Handle, name: String, client_urls: Vec<String>) {
+    loop {
+        if is_published(&handle, &name, &client_urls) {
+            return;
+        }
+        if handle.has_leader() {
+            publish(&handle, &name, &client_urls).await;
+        }
+        if is_published(&handle, &name, &client_urls) {
+            return;
+        }
+        handle.shared().env.clock.sleep(RETRY / 5).await;
+    }
+}
+
+/// Whether the replicated state says of this member what it says of itself.
+pub fn is_published(handle: &Handle, name: &str, client_urls: &[String]) -> bool {
+    let shared = handle.shared();
+    let state = shared.state();
+    let me = state.members.get(shared.member_id);
+    !state.members.cluster_version().is_empty()
+        && me.is_some_and(|me| me.name == name && me.client_urls == client_urls)
+}
+
+async fn publish(handle: &Handle, name: &str, client_urls: &[String]) {
+    let caller = Caller::default();
+    let undecided = handle.shared().state().members.cluster_version().is_empty();
+    if undecided && handle.view().is_leader {
+        let version = ClusterVersion { version: CLUSTER_VERSION.to_string() };
+        // An attempt that fails is made again by the caller's loop.
+        let _again = handle.propose(&caller, Op::ClusterVersion(version)).await;
+    }
+    let attributes = MemberAttributes {
+        id: handle.shared().member_id,
+        name: name.to_string(),
+        client_urls: client_urls.to_vec(),
+    };
+    let _again = handle.propose(&caller, Op::MemberAttributes(attributes)).await;
+}

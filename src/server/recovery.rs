@@ -1,0 +1,117 @@
+//! From what the disk holds to a server that can start: straight down, no branches back.
+
+use super::ServerConfig;
+use crate::alarm::Alarms;
+use crate::apply::machine::StateMachine;
+use crate::apply::request;
+use crate::env::Env;
+use crate::lease::Lessor;
+use crate::membership::{Members, cluster_id, member_id};
+use crate::mvcc::store::Store;
+use crate::pb::raftpb::{self, ConfChangeKind};
+use crate::raft::message::{ConfState, Entry, EntryKind, HardState};
+use crate::raft::state::Recovered;
+use crate::storage::data_dir::DataDir;
+use crate::storage::error::StorageError;
+use crate::storage::wal::{Wal, WalBatch, WalMetadata, WalOptions};
+use std::fmt;
+
+/// Why a server does not start. The texts are for the person who started it.
+#[derive(Debug)]
+pub enum StartError {
+    Storage(StorageError),
+    Config(String),
+}
+
+impl fmt::Display for StartError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            StartError::Storage(error) => error.fmt(f),
+            StartError::Config(what) => f.write_str(what),
+        }
+    }
+}
+
+impl std::error::Error for StartError {}
+
+impl From<StorageError> for StartError {
+    fn from(error: StorageError) -> StartError {
+        StartError::Storage(error)
+    }
+}
+
+/// What a server starts from.
+pub struct Recovery {
+    pub data_dir: DataDir,
+    pub wal: Wal,
+    pub cluster_id: u64,
+    pub member_id: u64,
+    pub state: StateMachine,
+    pub core: Recovered,
+}
+
+/// Opens the data directory, or makes it on the first start.
+pub async fn recover(config: &ServerConfig, env: &Env) -> Result<Recovery, StartError> {
+    let data_dir = DataDir::open(env.disk.clone(), &config.data_dir).await?;
+    let wal_dir = data_dir.wal_dir();
+    let options = WalOptions { segment_bytes: config.segment_bytes };
+    if !data_dir.is_initialised()? {
+        let (metadata, batch) = founding(config)?;
+        let wal = Wal::create(env.disk.clone(), &wal_dir, metadata, options.clone()).await?;
+        found(wal, batch).await?;
+    }
+    let (wal, log) = Wal::open(env.disk.clone(), &wal_dir, 0, options).await?;
+    if let Some(repaired) = &log.repaired {
+        tracing::warn!(repaired, "the log's torn end was cut: it was never acknowledged");
+    }
+    let lessor = Lessor::new(config.lease_ttl_secs_min());
+    let state = StateMachine::new(Store::new(), lessor, Members::default(), Alarms::default());
+    let core = Recovered {
+        hard_state: log.hard_state,
+        conf_state: ConfState::default(),
+        snapshot_index: 0,
+        snapshot_term: 0,
+        entries: log.entries,
+        applied: 0,
+    };
+    let WalMetadata { cluster_id, member_id } = log.metadata;
+    Ok(Recovery { data_dir, wal, cluster_id, member_id, state, core })
+}
+
+/// What a founding member writes before anything else: who it is, and the founders as committed
+/// entries of term 1, the same on every founder (as etcd does, `etcdserver/bootstrap.go`).
+fn founding(config: &ServerConfig) -> Result<(WalMetadata, WalBatch), StartError> {
+    let token = &config.initial_cluster_token;
+    let members = Members::bootstrap(&config.initial_cluster, token);
+    let me = members.by_name(&config.name).ok_or_else(|| {
+        StartError::Config(format!(
+            "couldn't find local name \"{}\" in the initial cluster configuration",
+            config.name
+        ))
+    })?;
+    let metadata = WalMetadata {
+        cluster_id: cluster_id(members.iter().map(|member| member.id)),
+        member_id: member_id(&me.peer_urls, token, None),
+    };
+    let mut entries = Vec::new();
+    for (position, member) in members.iter().enumerate() {
+        let change = raftpb::ConfChange {
+            id: 0,
+            kind: ConfChangeKind::AddVoter.into(),
+            member: Some(raftpb::Member { name: String::new(), ..member.clone() }),
+        };
+        entries.push(Entry {
+            term: 1,
+            index: position as u64 + 1,
+            kind: EntryKind::ConfChange,
+            data: request::encode_conf_change(&change),
+        });
+    }
+    let hard_state = HardState { term: 1, vote: 0, commit: entries.len() as u64 };
+    Ok((metadata, WalBatch { hard_state: Some(hard_state), entries }))
+}
+
+async fn found(mut wal: Wal, batch: WalBatch) -> Result<(), StartError> {
+    wal.append(&[batch]).await?;
+    Ok(())
+}
