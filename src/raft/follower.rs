@@ -1,0 +1,145 @@
+//! The follower's rules: take the leader's log, never promise what is not durable.
+
+use std::collections::VecDeque;
+
+use crate::raft::log::Appended;
+use crate::raft::message::{Entry, Index, NodeId, Payload, RejectHint, Term};
+use crate::raft::ready::{ReadState, SnapshotOffer};
+use crate::raft::state::{ForwardedRead, Role, State};
+
+impl State {
+    /// Becomes a follower of `leader`, 0 if none is known, in `term`.
+    pub(super) fn become_follower(&mut self, term: Term, leader: NodeId) {
+        assert!(term >= self.term, "back from term {} to {term}", self.term);
+        self.leave_role();
+        if term > self.term {
+            self.term = term;
+            // Within a term the vote stays, whatever role comes and goes.
+            self.vote = 0;
+        }
+        self.role = Role::Follower { leader, reads: VecDeque::new() };
+        self.reset_election_timer();
+    }
+
+    /// Notes that `from` leads this term. False if that can't be.
+    fn follow(&mut self, from: NodeId) -> bool {
+        match &self.role {
+            Role::Leader(_) => false,
+            Role::Follower { leader, .. } if *leader == from => {
+                self.election_elapsed = 0;
+                true
+            }
+            // Two leaders in one term don't exist; whoever says so is broken.
+            Role::Follower { leader, .. } if *leader != 0 => false,
+            Role::Follower { .. } | Role::PreCandidate { .. } | Role::Candidate { .. } => {
+                self.become_follower(self.term, from);
+                true
+            }
+        }
+    }
+
+    pub(super) fn handle_append(
+        &mut self,
+        from: NodeId,
+        (prev_index, prev_term): (Index, Term),
+        commit: Index,
+        entries: Vec<Entry>,
+    ) {
+        if !self.follow(from) {
+            return;
+        }
+        match self.log.try_append(prev_index, prev_term, entries) {
+            Appended::Matched(last) => {
+                self.log.commit_to(commit.min(last));
+                let response = Payload::AppendResponse { index: last, reject: None };
+                self.send_after_write(from, response);
+            }
+            Appended::Rejected => {
+                let (index, term) = self.log.last_not_above(prev_index, prev_term);
+                let hint = RejectHint { index, term: term.unwrap_or(0) };
+                let response = Payload::AppendResponse { index: prev_index, reject: Some(hint) };
+                self.send(from, response);
+            }
+            Appended::Broken => {}
+        }
+    }
+
+    pub(super) fn handle_heartbeat(&mut self, from: NodeId, commit: Index, read_seq: u64) {
+        if !self.follow(from) {
+            return;
+        }
+        // A correct leader never names more than this member acknowledged.
+        if commit <= self.log.last_index() {
+            self.log.commit_to(commit);
+        }
+        self.send(from, Payload::HeartbeatResponse { read_seq });
+    }
+
+    pub(super) fn handle_snapshot(&mut self, from: NodeId, index: Index, term: Term) {
+        if !self.follow(from) {
+            return;
+        }
+        if index <= self.log.commit() || self.log.term(index) == Some(term) {
+            // The log has it: a snapshot is committed, so a matching entry is.
+            self.log.commit_to(index);
+            let response = Payload::AppendResponse { index: self.log.commit(), reject: None };
+            self.send_after_write(from, response);
+        } else {
+            self.snapshot_offer = Some(SnapshotOffer { from, index, term });
+        }
+    }
+
+    /// The leader wants this member to take over.
+    pub(super) fn handle_timeout_now(&mut self, from: NodeId) {
+        if self.leader() == from {
+            // The leader consents, so there is nobody to ask first, and a refused pre-vote
+            // must not lead back to following.
+            self.campaign(true);
+        }
+    }
+
+    /// Tells the leader how far this member is, after its state was swapped.
+    pub(super) fn announce_installed(&mut self) {
+        let leader = self.leader();
+        if leader != 0 && leader != self.id() {
+            let response = Payload::AppendResponse { index: self.log.commit(), reject: None };
+            self.send_after_write(leader, response);
+        }
+    }
+
+    /// Hands a read on to the leader. False if there is none.
+    pub(super) fn forward_read(&mut self, ctx: u64) -> bool {
+        let deadline = self.ticks + u64::from(self.config.election_ticks);
+        let Role::Follower { leader, reads } = &mut self.role else { return false };
+        let leader = *leader;
+        if leader == 0 {
+            return false;
+        }
+        reads.push_back(ForwardedRead { ctx, deadline });
+        self.send(leader, Payload::ReadIndex { ctx });
+        true
+    }
+
+    /// The leader answered a read. Only the first answer to a read that still waits counts.
+    pub(super) fn handle_read_index_response(&mut self, ctx: u64, index: Index) {
+        let Role::Follower { reads, .. } = &mut self.role else { return };
+        let Some(position) = reads.iter().position(|read| read.ctx == ctx) else { return };
+        reads.remove(position);
+        let index = (index != 0).then_some(index);
+        self.read_states.push(ReadState { ctx, index });
+    }
+
+    pub(super) fn tick_follower(&mut self) {
+        let ticks = self.ticks;
+        if let Role::Follower { reads, .. } = &mut self.role {
+            while let Some(read) = reads.pop_front_if(|read| read.deadline <= ticks) {
+                self.read_states.push(ReadState { ctx: read.ctx, index: None });
+            }
+        }
+        self.election_elapsed += 1;
+        if self.election_elapsed >= self.election_timeout {
+            self.reset_election_timer();
+            self.campaign(false);
+        }
+    }
+}
