@@ -1,1 +1,3 @@
-//! Placeholder.
+//! Placeholder: what storage needs of consensus.
+
+pub mod message;
