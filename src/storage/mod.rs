@@ -1,1 +1,16 @@
-//! Placeholder.
+//! What survives a crash: the write-ahead log, runs of records, and checkpoints, over a
+//! [`crate::env::disk::Disk`].
+//!
+//! The log is the truth. [`wal`] makes batches durable with one sync each; [`frame`] is how a
+//! batch stands on the disk and how a torn one is told from a rotten one; [`segment`] is one file
+//! of the log; [`replay`] reads a log back. [`data_dir`] knows where all of it lies.
+//!
+//! Every file begins with a magic and a version; a later version is refused. Every byte is under
+//! a checksum. `docs/storage-format.md` draws the formats.
+
+pub mod data_dir;
+pub mod error;
+pub mod frame;
+pub mod replay;
+pub mod segment;
+pub mod wal;

@@ -1,0 +1,184 @@
+//! One file of the log: its name, its header, how it comes into being and how it is read.
+//!
+//! A segment is made under a temporary name with its whole length reserved, synced, and only then
+//! given its name; so a file that bears the name of a segment has a header that verifies, and
+//! whatever does not is rot. The header has its sectors to itself.
+
+use crate::env::disk::{Disk, File};
+use crate::raft::message::HardState;
+use crate::storage::error::StorageError;
+use crate::storage::wal::WalMetadata;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+const MAGIC: [u8; 8] = *b"detcdWAL";
+/// The version of the format of segments that this program writes, and the only one it reads.
+pub const VERSION: u32 = 1;
+pub const HEADER_BYTES: u64 = 512;
+const CRC_AT: usize = HEADER_BYTES as usize - 4;
+/// What a file is called until it is whole.
+pub const TEMPORARY: &str = ".tmp";
+
+/// `<sequence>-<first index>.wal`, both in 16 hexadecimal digits, so that names sort by sequence.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct SegmentName {
+    pub sequence: u64,
+    /// The index after the last one written before this segment was begun.
+    pub first_index: u64,
+}
+
+impl SegmentName {
+    pub fn file_name(&self) -> String {
+        format!("{:016x}-{:016x}.wal", self.sequence, self.first_index)
+    }
+
+    pub fn parse(name: &str) -> Option<SegmentName> {
+        let (sequence, first_index) = name.strip_suffix(".wal")?.split_once('-')?;
+        let number = |text: &str| u64::from_str_radix(text, 16).ok();
+        let name = SegmentName { sequence: number(sequence)?, first_index: number(first_index)? };
+        (sequence.len() == 16 && first_index.len() == 16).then_some(name)
+    }
+}
+
+/// What a segment begins with: enough to go on when all segments before it are released.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SegmentHeader {
+    pub name: SegmentName,
+    pub metadata: WalMetadata,
+    /// The state that held when the segment was begun.
+    pub hard_state: HardState,
+    /// The sequence number of the first batch in this segment.
+    pub batch: u64,
+    /// Where the checksum chain goes on from.
+    pub chain: u32,
+}
+
+impl SegmentHeader {
+    fn encode(&self) -> [u8; HEADER_BYTES as usize] {
+        let mut bytes = [0; HEADER_BYTES as usize];
+        bytes[..8].copy_from_slice(&MAGIC);
+        bytes[8..12].copy_from_slice(&VERSION.to_le_bytes());
+        bytes[12..16].copy_from_slice(&self.chain.to_le_bytes());
+        let numbers = [
+            self.name.sequence,
+            self.name.first_index,
+            self.metadata.cluster_id,
+            self.metadata.member_id,
+            self.hard_state.term,
+            self.hard_state.vote,
+            self.hard_state.commit,
+            self.batch,
+        ];
+        for (slot, number) in bytes[16..80].as_chunks_mut::<8>().0.iter_mut().zip(numbers) {
+            *slot = number.to_le_bytes();
+        }
+        let crc = crc32c::crc32c(&bytes[..CRC_AT]);
+        bytes[CRC_AT..].copy_from_slice(&crc.to_le_bytes());
+        bytes
+    }
+
+    /// Reads the header at the start of `bytes`, which came from `path`.
+    fn decode(bytes: &[u8], path: &Path) -> Result<SegmentHeader, StorageError> {
+        let Some(bytes) = bytes.first_chunk::<{ HEADER_BYTES as usize }>() else {
+            return Err(StorageError::damaged(path, 0, "the file is shorter than its header"));
+        };
+        let u32_at = |at: usize| {
+            u32::from_le_bytes(bytes[at..at + 4].try_into().expect("four bytes of the header"))
+        };
+        if bytes[..8] != MAGIC {
+            return Err(StorageError::damaged(path, 0, "it does not begin with the magic"));
+        }
+        let found = u32_at(8);
+        // The version comes before the checksum, because a later version may keep its checksum
+        // elsewhere. A rotten version number is refused either way.
+        if found > VERSION {
+            let path = path.to_path_buf();
+            return Err(StorageError::Newer { path, found, supported: VERSION });
+        }
+        if found != VERSION || crc32c::crc32c(&bytes[..CRC_AT]) != u32_at(CRC_AT) {
+            return Err(StorageError::damaged(
+                path,
+                0,
+                "the checksum of the header does not match",
+            ));
+        }
+        let mut numbers = [0; 8];
+        for (number, slot) in numbers.iter_mut().zip(bytes[16..80].as_chunks::<8>().0) {
+            *number = u64::from_le_bytes(*slot);
+        }
+        let [sequence, first_index, cluster_id, member_id, term, vote, commit, batch] = numbers;
+        Ok(SegmentHeader {
+            name: SegmentName { sequence, first_index },
+            metadata: WalMetadata { cluster_id, member_id },
+            hard_state: HardState { term, vote, commit },
+            batch,
+            chain: u32_at(12),
+        })
+    }
+}
+
+/// Makes a segment of `length` bytes, durable with its name when this returns.
+///
+/// `NoSpace` means that nothing was left behind and the log is as before.
+pub async fn create(
+    disk: &dyn Disk,
+    dir: &Path,
+    header: &SegmentHeader,
+    length: u64,
+) -> Result<(PathBuf, Arc<dyn File>), StorageError> {
+    assert!(length >= HEADER_BYTES, "a segment of {length} bytes has no room for its header");
+    let path = dir.join(header.name.file_name());
+    let temporary = dir.join(format!("{}{TEMPORARY}", header.name.file_name()));
+    let file = match prepare(disk, &temporary, header, length).await {
+        Ok(file) => file,
+        Err(error) => {
+            // Best effort: whoever opens the log removes what has a temporary name.
+            disk.remove(&temporary).ok();
+            return Err(StorageError::io(&temporary, "making the log segment", error));
+        }
+    };
+    let failed = |source| StorageError::Io { path: path.clone(), doing: "naming", source };
+    disk.rename(&temporary, &path).map_err(failed)?;
+    disk.sync_dir(dir).await.map_err(failed)?;
+    Ok((path, file))
+}
+
+async fn prepare(
+    disk: &dyn Disk,
+    temporary: &Path,
+    header: &SegmentHeader,
+    length: u64,
+) -> std::io::Result<Arc<dyn File>> {
+    if disk.exists(temporary)? {
+        disk.remove(temporary)?;
+    }
+    let file = disk.create(temporary)?;
+    file.allocate(length)?;
+    file.write_at(0, &header.encode())?;
+    file.sync().await?;
+    Ok(file)
+}
+
+/// A segment in memory.
+pub struct Segment {
+    pub path: PathBuf,
+    pub file: Arc<dyn File>,
+    pub header: SegmentHeader,
+    pub bytes: Vec<u8>,
+}
+
+/// Reads a segment and verifies its header and its name.
+pub fn read(disk: &dyn Disk, dir: &Path, name: SegmentName) -> Result<Segment, StorageError> {
+    let path = dir.join(name.file_name());
+    let failed = |source| StorageError::io(&path, "reading", source);
+    let file = disk.open(&path).map_err(failed)?;
+    let length = usize::try_from(file.len().map_err(failed)?).expect("a segment fits memory");
+    let mut bytes = vec![0; length];
+    file.read_at(0, &mut bytes).map_err(failed)?;
+    let header = SegmentHeader::decode(&bytes, &path)?;
+    if header.name != name {
+        let what = format!("its header is that of {}", header.name.file_name());
+        return Err(StorageError::damaged(&path, 0, what));
+    }
+    Ok(Segment { path, file, header, bytes })
+}
