@@ -95,120 +95,243 @@ pub struct Metrics {
     pub process: ProcessMetrics,
 }
 
-/// `etcd_server_*`, `etcd_cluster_*`.
-pub struct ServerMetrics {
-    pub has_leader: IntGauge,
-    pub is_leader: IntGauge,
-    pub is_learner: IntGauge,
-    pub leader_changes_seen_total: IntCounter,
-    pub heartbeat_send_failures_total: IntCounter,
-    pub proposals_committed_total: IntGauge,
-    pub proposals_applied_total: IntGauge,
-    pub proposals_pending: IntGauge,
-    pub proposals_failed_total: IntCounter,
-    pub slow_apply_total: IntCounter,
-    pub slow_read_indexes_total: IntCounter,
-    pub read_indexes_failed_total: IntCounter,
-    pub learner_promote_successes: IntCounter,
-    /// By reason.
-    pub learner_promote_failures: IntCounterVec,
-    pub snapshot_apply_in_progress_total: IntGauge,
-    pub quota_backend_bytes: IntGauge,
-    pub health_success: IntCounter,
-    pub health_failures: IntCounter,
-    /// By type (livez, readyz) and name of the check.
-    pub healthcheck: IntGaugeVec,
-    /// By type, name and status (success, error).
-    pub healthchecks_total: IntCounterVec,
-    /// By type of call and API version of the client.
-    pub client_requests_total: IntCounterVec,
-    /// By version, operation and success.
-    pub apply_duration_seconds: HistogramVec,
-    /// By success.
-    pub range_duration_seconds: HistogramVec,
-    /// By member id in hexadecimal.
-    pub id: IntGaugeVec,
-    pub version: IntGaugeVec,
-    pub cluster_version: IntGaugeVec,
-    /// By member and type of alarm.
-    pub alarms: IntGaugeVec,
+/// The first bound of a histogram and how many there are; each is twice the one before.
+#[derive(Clone, Copy)]
+struct Buckets(f64, usize);
+
+const DISK: Buckets = Buckets(0.001, 14);
+
+/// Declares a group of metrics in one list: under a prefix, each field by the rest of its name,
+/// then how it is made and what it means.
+macro_rules! family {
+    ($(#[$doc:meta])* $group:ident {
+        $($prefix:literal {
+            $($(#[$about:meta])* $field:ident: $make:ident($($with:expr),*),)*
+        })*
+    }) => {
+        $(#[$doc])*
+        pub struct $group {
+            $($($(#[$about])* pub $field: made_by!($make),)*)*
+        }
+
+        impl $group {
+            fn new(make: &Maker) -> $group {
+                $group {
+                    $($($field: make.$make(concat!($prefix, stringify!($field)), $($with),*),)*)*
+                }
+            }
+        }
+    };
 }
 
-/// `etcd_disk_*`, `etcd_snap_*`.
-pub struct DiskMetrics {
-    pub wal_fsync_duration_seconds: Histogram,
-    pub wal_write_duration_seconds: Histogram,
-    pub wal_write_bytes_total: IntGauge,
-    /// One checkpoint: what stands in the place of etcd's commit to its B-tree file.
-    pub backend_commit_duration_seconds: Histogram,
-    pub backend_snapshot_duration_seconds: Histogram,
-    pub backend_defrag_duration_seconds: Histogram,
-    pub defrag_inflight: IntGauge,
-    pub snap_fsync_duration_seconds: Histogram,
-    pub snap_db_fsync_duration_seconds: Histogram,
-    pub snap_db_save_total_duration_seconds: Histogram,
+/// The type that each verb of `Maker` gives.
+macro_rules! made_by {
+    (counter) => {
+        IntCounter
+    };
+    (counters) => {
+        IntCounterVec
+    };
+    (float_counter) => {
+        Counter
+    };
+    (gauge) => {
+        IntGauge
+    };
+    (gauges) => {
+        IntGaugeVec
+    };
+    (float_gauge) => {
+        Gauge
+    };
+    (histogram) => {
+        Histogram
+    };
+    (histograms) => {
+        HistogramVec
+    };
 }
 
-/// `etcd_mvcc_*` and `etcd_debugging_mvcc_*`.
-pub struct MvccMetrics {
-    pub range_total: IntCounter,
-    pub put_total: IntCounter,
-    pub delete_total: IntCounter,
-    pub txn_total: IntCounter,
-    pub db_total_size_in_bytes: IntGauge,
-    pub db_total_size_in_use_in_bytes: IntGauge,
-    pub db_open_read_transactions: IntGauge,
-    pub hash_duration_seconds: Histogram,
-    pub hash_rev_duration_seconds: Histogram,
-    pub keys_total: IntGauge,
-    pub watch_stream_total: IntGauge,
-    pub watcher_total: IntGauge,
-    pub slow_watcher_total: IntGauge,
-    pub events_total: IntCounter,
-    pub pending_events_total: IntGauge,
-    pub current_revision: IntGauge,
-    pub compact_revision: IntGauge,
-    pub total_put_size_in_bytes: IntGauge,
-    pub db_compaction_keys_total: IntCounter,
-    pub db_compaction_last: IntGauge,
-    pub db_compaction_total_duration_milliseconds: Histogram,
-    pub db_compaction_pause_duration_milliseconds: Histogram,
-    pub index_compaction_pause_duration_milliseconds: Histogram,
+family! {
+    /// `etcd_server_*`, `etcd_cluster_*`.
+    ServerMetrics {
+        "etcd_server_" {
+            has_leader: gauge("1 if a leader is known, 0 if not."),
+            is_leader: gauge("1 if this member is the leader, 0 if not."),
+            is_learner: gauge("1 if this member is a learner, 0 if not."),
+            leader_changes_seen_total: counter("Changes of leader seen."),
+            heartbeat_send_failures_total: counter("Heartbeats that were not sent."),
+            proposals_committed_total: gauge("Index of the last committed entry."),
+            proposals_applied_total: gauge("Index of the last applied entry."),
+            proposals_pending: gauge("Proposals waiting to commit."),
+            proposals_failed_total: counter("Failed proposals."),
+            slow_apply_total: counter("Slow applies."),
+            slow_read_indexes_total: counter("Reads that waited long for their index."),
+            read_indexes_failed_total: counter("Reads that got no index."),
+            learner_promote_successes: counter("Promoted learners, on the leader."),
+            /// By reason.
+            learner_promote_failures: counters(
+                "Refused promotions of learners, on the leader.", &["Reason"]
+            ),
+            snapshot_apply_in_progress_total: gauge("1 while a snapshot is installed."),
+            quota_backend_bytes: gauge("The quota of the store."),
+            health_success: counter("Health checks passed."),
+            health_failures: counter("Health checks failed."),
+            /// By type (livez, readyz) and name of the check.
+            healthcheck: gauges("Result of each check.", &["type", "name"]),
+            /// By type, name and status (success, error).
+            healthchecks_total: counters("Results of each check.", &["type", "name", "status"]),
+            /// By type of call and API version of the client.
+            client_requests_total: counters(
+                "Requests by API version of the client.", &["type", "client_api_version"]
+            ),
+            /// By version, operation and success.
+            apply_duration_seconds: histograms(
+                "How long an apply takes.", Buckets(0.0001, 20), &["version", "op", "success"]
+            ),
+            /// By success.
+            range_duration_seconds: histograms(
+                "How long a read takes.", Buckets(0.0001, 20), &["success"]
+            ),
+            /// By member id in hexadecimal.
+            id: gauges("1 for the id of this member, in hex.", &["server_id"]),
+            version: gauges("1 for the version that runs.", &["server_version"]),
+        }
+        "etcd_" {
+            cluster_version: gauges(
+                "1 for the version that the cluster agreed on.", &["cluster_version"]
+            ),
+        }
+        "etcd_debugging_server_" {
+            /// By member and type of alarm.
+            alarms: gauges("Raised alarms, by member and type.", &["server_id", "alarm_type"]),
+        }
+    }
 }
 
-/// `etcd_network_*`; peers are named by their id in hexadecimal.
-pub struct NetworkMetrics {
-    pub peer_round_trip_time_seconds: HistogramVec,
-    pub peer_sent_bytes_total: IntCounterVec,
-    pub peer_received_bytes_total: IntCounterVec,
-    pub peer_sent_failures_total: IntCounterVec,
-    pub peer_received_failures_total: IntCounterVec,
-    /// By local and remote id.
-    pub active_peers: IntGaugeVec,
-    pub known_peers: IntGaugeVec,
-    pub disconnected_peers_total: IntCounterVec,
-    pub client_grpc_sent_bytes_total: IntCounter,
-    pub client_grpc_received_bytes_total: IntCounter,
-    /// By type (receive, send) and API.
-    pub server_stream_failures_total: IntCounterVec,
-    pub snapshot_send_success: IntCounterVec,
-    pub snapshot_send_failures: IntCounterVec,
-    pub snapshot_send_inflights_total: IntGaugeVec,
-    pub snapshot_send_total_duration_seconds: HistogramVec,
-    pub snapshot_receive_success: IntCounterVec,
-    pub snapshot_receive_failures: IntCounterVec,
-    pub snapshot_receive_inflights_total: IntGaugeVec,
-    pub snapshot_receive_total_duration_seconds: HistogramVec,
+family! {
+    /// `etcd_disk_*`, `etcd_snap_*`.
+    DiskMetrics {
+        "etcd_disk_" {
+            wal_fsync_duration_seconds: histogram("How long a sync of the WAL takes.", DISK),
+            wal_write_duration_seconds: histogram("How long a WAL write takes.", DISK),
+            wal_write_bytes_total: gauge("Bytes written to the WAL."),
+            /// One checkpoint: what stands in the place of etcd's commit to its B-tree file.
+            backend_commit_duration_seconds: histogram("How long a commit takes.", DISK),
+            backend_snapshot_duration_seconds: histogram(
+                "How long a backup takes.", Buckets(0.01, 17)
+            ),
+            backend_defrag_duration_seconds: histogram(
+                "How long a defragmentation takes; there is none here.", Buckets(0.1, 13)
+            ),
+            defrag_inflight: gauge("1 while defragmenting; always 0."),
+        }
+        "etcd_" {
+            snap_fsync_duration_seconds: histogram("How long a manifest's sync takes.", DISK),
+            snap_db_fsync_duration_seconds: histogram("How long a run's sync takes.", DISK),
+            snap_db_save_total_duration_seconds: histogram(
+                "How long receiving a snapshot takes.", Buckets(0.1, 10)
+            ),
+        }
+    }
 }
 
-/// `etcd_debugging_lease_*` and the revision of the auth store.
-pub struct LeaseMetrics {
-    pub granted_total: IntCounter,
-    pub revoked_total: IntCounter,
-    pub renewed_total: IntCounter,
-    pub ttl_total: Histogram,
-    pub expired_total: IntCounter,
-    pub auth_revision: IntGauge,
+family! {
+    /// `etcd_mvcc_*` and `etcd_debugging_mvcc_*`.
+    MvccMetrics {
+        "etcd_mvcc_" {
+            range_total: counter("Reads seen by this member."),
+            put_total: counter("Puts seen by this member."),
+            delete_total: counter("Deletes seen by this member."),
+            txn_total: counter("Transactions seen by this member."),
+            db_total_size_in_bytes: gauge("Size of the store."),
+            db_total_size_in_use_in_bytes: gauge("Size of what is alive in the store."),
+            db_open_read_transactions: gauge("Pinned revisions."),
+            hash_duration_seconds: histogram("How long a hash takes.", Buckets(0.01, 15)),
+            hash_rev_duration_seconds: histogram(
+                "How long a hash at a revision takes.", Buckets(0.01, 15)
+            ),
+        }
+        "etcd_debugging_mvcc_" {
+            keys_total: gauge("Keys."),
+            watch_stream_total: gauge("Watch streams."),
+            watcher_total: gauge("Watchers."),
+            slow_watcher_total: gauge("Watchers that lag behind."),
+            events_total: counter("Events sent."),
+            pending_events_total: gauge("Events to be sent."),
+            current_revision: gauge("The revision of the store."),
+            compact_revision: gauge("The last compacted revision."),
+            total_put_size_in_bytes: gauge("Bytes of all puts seen by this member."),
+            db_compaction_keys_total: counter("Records removed by compactions."),
+            db_compaction_last: gauge("Unix time of the last compaction; 0 at first."),
+            db_compaction_total_duration_milliseconds: histogram(
+                "How long a compaction takes.", Buckets(100.0, 14)
+            ),
+            db_compaction_pause_duration_milliseconds: histogram(
+                "How long a compaction holds up others.", Buckets(1.0, 13)
+            ),
+            index_compaction_pause_duration_milliseconds: histogram(
+                "How long a compaction of the index holds up others.", Buckets(0.5, 14)
+            ),
+        }
+    }
+}
+
+family! {
+    /// `etcd_network_*`; peers are named by their id in hexadecimal.
+    NetworkMetrics {
+        "etcd_network_" {
+            peer_round_trip_time_seconds: histograms(
+                "Round trip times between members.", Buckets(0.0001, 16), &["To"]
+            ),
+            peer_sent_bytes_total: counters("Bytes sent to members.", &["To"]),
+            peer_received_bytes_total: counters("Bytes received from members.", &["From"]),
+            peer_sent_failures_total: counters("Failures to send to members.", &["To"]),
+            peer_received_failures_total: counters("Failures to receive from members.", &["From"]),
+            /// By local and remote id.
+            active_peers: gauges("Open connections to members.", &["Local", "Remote"]),
+            known_peers: gauges("Known members.", &["Local", "Remote"]),
+            disconnected_peers_total: counters(
+                "Connections to members lost.", &["Local", "Remote"]
+            ),
+            client_grpc_sent_bytes_total: counter("Bytes sent to clients."),
+            client_grpc_received_bytes_total: counter("Bytes received from clients."),
+            /// By type (receive, send) and API.
+            server_stream_failures_total: counters(
+                "Failures of streams to clients.", &["Type", "API"]
+            ),
+            snapshot_send_success: counters("Sent snapshots.", &["To"]),
+            snapshot_send_failures: counters("Snapshots not sent.", &["To"]),
+            snapshot_send_inflights_total: gauges("Snapshots being sent.", &["To"]),
+            snapshot_send_total_duration_seconds: histograms(
+                "How long sending a snapshot takes.", Buckets(0.1, 10), &["To"]
+            ),
+            snapshot_receive_success: counters("Received snapshots.", &["From"]),
+            snapshot_receive_failures: counters("Snapshots not received.", &["From"]),
+            snapshot_receive_inflights_total: gauges("Snapshots being received.", &["From"]),
+            snapshot_receive_total_duration_seconds: histograms(
+                "How long receiving a snapshot takes.", Buckets(0.1, 10), &["From"]
+            ),
+        }
+    }
+}
+
+family! {
+    /// `etcd_debugging_lease_*` and the revision of the auth store.
+    LeaseMetrics {
+        "etcd_debugging_lease_" {
+            granted_total: counter("Granted leases."),
+            revoked_total: counter("Revoked leases."),
+            renewed_total: counter("Renewed leases, on the leader."),
+            ttl_total: histogram("Granted times to live.", Buckets(1.0, 24)),
+        }
+        "etcd_debugging_server_lease_" {
+            expired_total: counter("Expired leases."),
+        }
+        "etcd_debugging_" {
+            auth_revision: gauge("The revision of the auth store."),
+        }
+    }
 }
 
 /// `grpc_server_*`, by type, service and method.
@@ -219,16 +342,22 @@ pub struct GrpcMetrics {
     msg_sent_total: IntCounterVec,
 }
 
-/// `process_*`: what the operating system says of this process.
-pub struct ProcessMetrics {
-    pub cpu_seconds_total: Counter,
-    pub start_time_seconds: Gauge,
-    pub resident_memory_bytes: IntGauge,
-    pub virtual_memory_bytes: IntGauge,
-    pub open_fds: IntGauge,
-    pub max_fds: IntGauge,
-    pub os_fd_used: IntGauge,
-    pub os_fd_limit: IntGauge,
+family! {
+    /// `process_*`: what the operating system says of this process.
+    ProcessMetrics {
+        "process_" {
+            cpu_seconds_total: float_counter("CPU time used."),
+            start_time_seconds: float_gauge("Unix time of the start."),
+            resident_memory_bytes: gauge("Resident memory."),
+            virtual_memory_bytes: gauge("Virtual memory."),
+            open_fds: gauge("Open file descriptors."),
+            max_fds: gauge("Limit of open file descriptors."),
+        }
+        "" {
+            os_fd_used: gauge("Open file descriptors."),
+            os_fd_limit: gauge("Limit of open file descriptors."),
+        }
+    }
 }
 
 /// The counters of one call, looked up once; counting is then an addition.
@@ -271,14 +400,15 @@ impl Default for Metrics {
 impl Metrics {
     pub fn new() -> Metrics {
         let registry = Registry::new();
+        let make = Maker(&registry);
         Metrics {
-            server: ServerMetrics::new(&registry),
-            disk: DiskMetrics::new(&registry),
-            mvcc: MvccMetrics::new(&registry),
-            network: NetworkMetrics::new(&registry),
-            lease: LeaseMetrics::new(&registry),
-            grpc: GrpcMetrics::new(&registry),
-            process: ProcessMetrics::new(&registry),
+            server: ServerMetrics::new(&make),
+            disk: DiskMetrics::new(&make),
+            mvcc: MvccMetrics::new(&make),
+            network: NetworkMetrics::new(&make),
+            lease: LeaseMetrics::new(&make),
+            grpc: GrpcMetrics::new(&make),
+            process: ProcessMetrics::new(&make),
             registry,
         }
     }
@@ -299,360 +429,71 @@ impl Metrics {
     }
 }
 
-/// Makes and registers metrics whose names begin alike.
-struct Maker<'a> {
-    registry: &'a Registry,
-    prefix: &'static str,
-}
+/// Makes metrics and registers them.
+struct Maker<'a>(&'a Registry);
 
 impl Maker<'_> {
-    fn opts(&self, name: &str, help: &str) -> Opts {
-        Opts::new(format!("{}{name}", self.prefix), help)
-    }
-
     fn add<C: Collector + Clone + 'static>(&self, made: prometheus::Result<C>) -> C {
         let collector = made.expect("names and buckets are well formed");
-        self.registry.register(Box::new(collector.clone())).expect("each name occurs once");
+        self.0.register(Box::new(collector.clone())).expect("each name occurs once");
         collector
     }
 
     fn counter(&self, name: &str, help: &str) -> IntCounter {
-        self.add(IntCounter::with_opts(self.opts(name, help)))
+        self.add(IntCounter::new(name, help))
     }
 
     fn counters(&self, name: &str, help: &str, labels: &[&str]) -> IntCounterVec {
-        self.add(IntCounterVec::new(self.opts(name, help), labels))
+        self.add(IntCounterVec::new(Opts::new(name, help), labels))
+    }
+
+    fn float_counter(&self, name: &str, help: &str) -> Counter {
+        self.add(Counter::new(name, help))
     }
 
     fn gauge(&self, name: &str, help: &str) -> IntGauge {
-        self.add(IntGauge::with_opts(self.opts(name, help)))
+        self.add(IntGauge::new(name, help))
     }
 
     fn gauges(&self, name: &str, help: &str, labels: &[&str]) -> IntGaugeVec {
-        self.add(IntGaugeVec::new(self.opts(name, help), labels))
+        self.add(IntGaugeVec::new(Opts::new(name, help), labels))
+    }
+
+    fn float_gauge(&self, name: &str, help: &str) -> Gauge {
+        self.add(Gauge::new(name, help))
     }
 
     fn histogram(&self, name: &str, help: &str, buckets: Buckets) -> Histogram {
-        self.add(Histogram::with_opts(self.histogram_opts(name, help, buckets)))
+        self.add(Histogram::with_opts(histogram_opts(name, help, buckets)))
     }
 
     fn histograms(&self, name: &str, help: &str, by: Buckets, labels: &[&str]) -> HistogramVec {
-        self.add(HistogramVec::new(self.histogram_opts(name, help, by), labels))
-    }
-
-    fn histogram_opts(&self, name: &str, help: &str, buckets: Buckets) -> HistogramOpts {
-        let Buckets(first, count) = buckets;
-        let bounds = exponential_buckets(first, 2.0, count).expect("first and count are positive");
-        HistogramOpts::from(self.opts(name, help)).buckets(bounds)
+        self.add(HistogramVec::new(histogram_opts(name, help, by), labels))
     }
 }
 
-/// The first bound of a histogram and how many there are; each is twice the one before.
-#[derive(Clone, Copy)]
-struct Buckets(f64, usize);
-
-const DISK: Buckets = Buckets(0.001, 14);
-
-impl ServerMetrics {
-    fn new(registry: &Registry) -> ServerMetrics {
-        let make = Maker { registry, prefix: "etcd_server_" };
-        let cluster = Maker { registry, prefix: "etcd_cluster_" };
-        let debugging = Maker { registry, prefix: "etcd_debugging_server_" };
-        let apply = Buckets(0.0001, 20);
-        ServerMetrics {
-            has_leader: make.gauge("has_leader", "1 if a leader is known, 0 if not."),
-            is_leader: make.gauge("is_leader", "1 if this member is the leader, 0 if not."),
-            is_learner: make.gauge("is_learner", "1 if this member is a learner, 0 if not."),
-            leader_changes_seen_total: make
-                .counter("leader_changes_seen_total", "Changes of leader seen."),
-            heartbeat_send_failures_total: make
-                .counter("heartbeat_send_failures_total", "Heartbeats that were not sent."),
-            proposals_committed_total: make
-                .gauge("proposals_committed_total", "Index of the last committed entry."),
-            proposals_applied_total: make
-                .gauge("proposals_applied_total", "Index of the last applied entry."),
-            proposals_pending: make.gauge("proposals_pending", "Proposals waiting to commit."),
-            proposals_failed_total: make.counter("proposals_failed_total", "Failed proposals."),
-            slow_apply_total: make.counter("slow_apply_total", "Slow applies."),
-            slow_read_indexes_total: make
-                .counter("slow_read_indexes_total", "Reads that waited long for their index."),
-            read_indexes_failed_total: make
-                .counter("read_indexes_failed_total", "Reads that got no index."),
-            learner_promote_successes: make
-                .counter("learner_promote_successes", "Promoted learners, on the leader."),
-            learner_promote_failures: make.counters(
-                "learner_promote_failures",
-                "Refused promotions of learners, on the leader.",
-                &["Reason"],
-            ),
-            snapshot_apply_in_progress_total: make
-                .gauge("snapshot_apply_in_progress_total", "1 while a snapshot is installed."),
-            quota_backend_bytes: make.gauge("quota_backend_bytes", "The quota of the store."),
-            health_success: make.counter("health_success", "Health checks passed."),
-            health_failures: make.counter("health_failures", "Health checks failed."),
-            healthcheck: make.gauges("healthcheck", "Result of each check.", &["type", "name"]),
-            healthchecks_total: make.counters(
-                "healthchecks_total",
-                "Results of each check.",
-                &["type", "name", "status"],
-            ),
-            client_requests_total: make.counters(
-                "client_requests_total",
-                "Requests by API version of the client.",
-                &["type", "client_api_version"],
-            ),
-            apply_duration_seconds: make.histograms(
-                "apply_duration_seconds",
-                "How long an apply takes.",
-                apply,
-                &["version", "op", "success"],
-            ),
-            range_duration_seconds: make.histograms(
-                "range_duration_seconds",
-                "How long a read takes.",
-                apply,
-                &["success"],
-            ),
-            id: make.gauges("id", "1 for the id of this member, in hex.", &["server_id"]),
-            version: make.gauges("version", "1 for the version that runs.", &["server_version"]),
-            cluster_version: cluster.gauges(
-                "version",
-                "1 for the version that the cluster agreed on.",
-                &["cluster_version"],
-            ),
-            alarms: debugging.gauges(
-                "alarms",
-                "Raised alarms, by member and type.",
-                &["server_id", "alarm_type"],
-            ),
-        }
-    }
-}
-
-impl DiskMetrics {
-    fn new(registry: &Registry) -> DiskMetrics {
-        let make = Maker { registry, prefix: "etcd_disk_" };
-        let snap = Maker { registry, prefix: "etcd_snap_" };
-        DiskMetrics {
-            wal_fsync_duration_seconds: make.histogram(
-                "wal_fsync_duration_seconds",
-                "How long a sync of the WAL takes.",
-                DISK,
-            ),
-            wal_write_duration_seconds: make.histogram(
-                "wal_write_duration_seconds",
-                "How long a WAL write takes.",
-                DISK,
-            ),
-            wal_write_bytes_total: make.gauge("wal_write_bytes_total", "Bytes written to the WAL."),
-            backend_commit_duration_seconds: make.histogram(
-                "backend_commit_duration_seconds",
-                "How long a commit takes.",
-                DISK,
-            ),
-            backend_snapshot_duration_seconds: make.histogram(
-                "backend_snapshot_duration_seconds",
-                "How long a backup takes.",
-                Buckets(0.01, 17),
-            ),
-            backend_defrag_duration_seconds: make.histogram(
-                "backend_defrag_duration_seconds",
-                "How long a defragmentation takes; there is nothing to defragment here.",
-                Buckets(0.1, 13),
-            ),
-            defrag_inflight: make.gauge("defrag_inflight", "1 while defragmenting; always 0."),
-            snap_fsync_duration_seconds: snap.histogram(
-                "fsync_duration_seconds",
-                "How long a manifest's sync takes.",
-                DISK,
-            ),
-            snap_db_fsync_duration_seconds: snap.histogram(
-                "db_fsync_duration_seconds",
-                "How long a run's sync takes.",
-                DISK,
-            ),
-            snap_db_save_total_duration_seconds: snap.histogram(
-                "db_save_total_duration_seconds",
-                "How long receiving a snapshot takes.",
-                Buckets(0.1, 10),
-            ),
-        }
-    }
-}
-
-impl MvccMetrics {
-    fn new(registry: &Registry) -> MvccMetrics {
-        let make = Maker { registry, prefix: "etcd_mvcc_" };
-        let debug = Maker { registry, prefix: "etcd_debugging_mvcc_" };
-        let hash = Buckets(0.01, 15);
-        MvccMetrics {
-            range_total: make.counter("range_total", "Reads seen by this member."),
-            put_total: make.counter("put_total", "Puts seen by this member."),
-            delete_total: make.counter("delete_total", "Deletes seen by this member."),
-            txn_total: make.counter("txn_total", "Transactions seen by this member."),
-            db_total_size_in_bytes: make.gauge("db_total_size_in_bytes", "Size of the store."),
-            db_total_size_in_use_in_bytes: make
-                .gauge("db_total_size_in_use_in_bytes", "Size of what is alive in the store."),
-            db_open_read_transactions: make.gauge("db_open_read_transactions", "Pinned revisions."),
-            hash_duration_seconds: make.histogram(
-                "hash_duration_seconds",
-                "How long a hash takes.",
-                hash,
-            ),
-            hash_rev_duration_seconds: make.histogram(
-                "hash_rev_duration_seconds",
-                "How long a hash at a revision takes.",
-                hash,
-            ),
-            keys_total: debug.gauge("keys_total", "Keys."),
-            watch_stream_total: debug.gauge("watch_stream_total", "Watch streams."),
-            watcher_total: debug.gauge("watcher_total", "Watchers."),
-            slow_watcher_total: debug.gauge("slow_watcher_total", "Watchers that lag behind."),
-            events_total: debug.counter("events_total", "Events sent."),
-            pending_events_total: debug.gauge("pending_events_total", "Events to be sent."),
-            current_revision: debug.gauge("current_revision", "The revision of the store."),
-            compact_revision: debug.gauge("compact_revision", "The last compacted revision."),
-            total_put_size_in_bytes: debug
-                .gauge("total_put_size_in_bytes", "Bytes of all puts seen by this member."),
-            db_compaction_keys_total: debug
-                .counter("db_compaction_keys_total", "Records removed by compactions."),
-            db_compaction_last: debug
-                .gauge("db_compaction_last", "Unix time of the last compaction; 0 at first."),
-            db_compaction_total_duration_milliseconds: debug.histogram(
-                "db_compaction_total_duration_milliseconds",
-                "How long a compaction takes.",
-                Buckets(100.0, 14),
-            ),
-            db_compaction_pause_duration_milliseconds: debug.histogram(
-                "db_compaction_pause_duration_milliseconds",
-                "How long a compaction holds up others.",
-                Buckets(1.0, 13),
-            ),
-            index_compaction_pause_duration_milliseconds: debug.histogram(
-                "index_compaction_pause_duration_milliseconds",
-                "How long a compaction of the index holds up others.",
-                Buckets(0.5, 14),
-            ),
-        }
-    }
-}
-
-impl NetworkMetrics {
-    fn new(registry: &Registry) -> NetworkMetrics {
-        let make = Maker { registry, prefix: "etcd_network_" };
-        let (to, from, both) = (&["To"], &["From"], &["Local", "Remote"]);
-        let snapshot = Buckets(0.1, 10);
-        NetworkMetrics {
-            peer_round_trip_time_seconds: make.histograms(
-                "peer_round_trip_time_seconds",
-                "Round trip times between members.",
-                Buckets(0.0001, 16),
-                to,
-            ),
-            peer_sent_bytes_total: make.counters(
-                "peer_sent_bytes_total",
-                "Bytes sent to members.",
-                to,
-            ),
-            peer_received_bytes_total: make.counters(
-                "peer_received_bytes_total",
-                "Bytes received from members.",
-                from,
-            ),
-            peer_sent_failures_total: make.counters(
-                "peer_sent_failures_total",
-                "Failures to send to members.",
-                to,
-            ),
-            peer_received_failures_total: make.counters(
-                "peer_received_failures_total",
-                "Failures to receive from members.",
-                from,
-            ),
-            active_peers: make.gauges("active_peers", "Open connections to members.", both),
-            known_peers: make.gauges("known_peers", "Known members.", both),
-            disconnected_peers_total: make.counters(
-                "disconnected_peers_total",
-                "Connections to members lost.",
-                both,
-            ),
-            client_grpc_sent_bytes_total: make
-                .counter("client_grpc_sent_bytes_total", "Bytes sent to clients."),
-            client_grpc_received_bytes_total: make
-                .counter("client_grpc_received_bytes_total", "Bytes received from clients."),
-            server_stream_failures_total: make.counters(
-                "server_stream_failures_total",
-                "Failures of streams to clients.",
-                &["Type", "API"],
-            ),
-            snapshot_send_success: make.counters("snapshot_send_success", "Sent snapshots.", to),
-            snapshot_send_failures: make.counters(
-                "snapshot_send_failures",
-                "Snapshots not sent.",
-                to,
-            ),
-            snapshot_send_inflights_total: make.gauges(
-                "snapshot_send_inflights_total",
-                "Snapshots being sent.",
-                to,
-            ),
-            snapshot_send_total_duration_seconds: make.histograms(
-                "snapshot_send_total_duration_seconds",
-                "How long sending a snapshot takes.",
-                snapshot,
-                to,
-            ),
-            snapshot_receive_success: make.counters(
-                "snapshot_receive_success",
-                "Received snapshots.",
-                from,
-            ),
-            snapshot_receive_failures: make.counters(
-                "snapshot_receive_failures",
-                "Snapshots not received.",
-                from,
-            ),
-            snapshot_receive_inflights_total: make.gauges(
-                "snapshot_receive_inflights_total",
-                "Snapshots being received.",
-                from,
-            ),
-            snapshot_receive_total_duration_seconds: make.histograms(
-                "snapshot_receive_total_duration_seconds",
-                "How long receiving a snapshot takes.",
-                snapshot,
-                from,
-            ),
-        }
-    }
-}
-
-impl LeaseMetrics {
-    fn new(registry: &Registry) -> LeaseMetrics {
-        let make = Maker { registry, prefix: "etcd_debugging_lease_" };
-        let server = Maker { registry, prefix: "etcd_debugging_server_" };
-        let auth = Maker { registry, prefix: "etcd_debugging_auth_" };
-        LeaseMetrics {
-            granted_total: make.counter("granted_total", "Granted leases."),
-            revoked_total: make.counter("revoked_total", "Revoked leases."),
-            renewed_total: make.counter("renewed_total", "Renewed leases, on the leader."),
-            ttl_total: make.histogram("ttl_total", "Granted times to live.", Buckets(1.0, 24)),
-            expired_total: server.counter("lease_expired_total", "Expired leases."),
-            auth_revision: auth.gauge("revision", "The revision of the auth store."),
-        }
-    }
+fn histogram_opts(name: &str, help: &str, Buckets(first, count): Buckets) -> HistogramOpts {
+    let bounds = exponential_buckets(first, 2.0, count).expect("first and count are positive");
+    HistogramOpts::new(name, help).buckets(bounds)
 }
 
 impl GrpcMetrics {
-    fn new(registry: &Registry) -> GrpcMetrics {
-        let make = Maker { registry, prefix: "grpc_server_" };
+    fn new(make: &Maker) -> GrpcMetrics {
         let by = ["grpc_method", "grpc_service", "grpc_type"];
         let by_code = ["grpc_code", "grpc_method", "grpc_service", "grpc_type"];
         let grpc = GrpcMetrics {
-            started_total: make.counters("started_total", "Calls begun.", &by),
-            handled_total: make.counters("handled_total", "Calls ended, by code.", &by_code),
-            msg_received_total: make.counters("msg_received_total", "Messages received.", &by),
-            msg_sent_total: make.counters("msg_sent_total", "Messages sent.", &by),
+            started_total: make.counters("grpc_server_started_total", "Calls begun.", &by),
+            handled_total: make.counters(
+                "grpc_server_handled_total",
+                "Calls ended, by code.",
+                &by_code,
+            ),
+            msg_received_total: make.counters(
+                "grpc_server_msg_received_total",
+                "Messages received.",
+                &by,
+            ),
+            msg_sent_total: make.counters("grpc_server_msg_sent_total", "Messages sent.", &by),
         };
         for (service, kind, names) in METHODS {
             for name in names {
@@ -671,25 +512,6 @@ impl GrpcMetrics {
             received: self.msg_received_total.with_label_values(&by),
             sent: self.msg_sent_total.with_label_values(&by),
             handled: CODES.map(handled),
-        }
-    }
-}
-
-impl ProcessMetrics {
-    fn new(registry: &Registry) -> ProcessMetrics {
-        let make = Maker { registry, prefix: "process_" };
-        let os = Maker { registry, prefix: "os_fd_" };
-        ProcessMetrics {
-            cpu_seconds_total: make
-                .add(Counter::with_opts(make.opts("cpu_seconds_total", "CPU time used."))),
-            start_time_seconds: make
-                .add(Gauge::with_opts(make.opts("start_time_seconds", "Unix time of the start."))),
-            resident_memory_bytes: make.gauge("resident_memory_bytes", "Resident memory."),
-            virtual_memory_bytes: make.gauge("virtual_memory_bytes", "Virtual memory."),
-            open_fds: make.gauge("open_fds", "Open file descriptors."),
-            max_fds: make.gauge("max_fds", "Limit of open file descriptors."),
-            os_fd_used: os.gauge("used", "Open file descriptors."),
-            os_fd_limit: os.gauge("limit", "Limit of open file descriptors."),
         }
     }
 }
