@@ -1,1 +1,737 @@
-//! Placeholder.
+//! Leases: which keys live only as long as somebody asks for it, and when that time is over.
+//!
+//! A lease has two parts. What is granted, checkpointed and attached comes out of the log and is
+//! alike on every replica. The deadlines are the leader's alone: they are counted by its own
+//! monotonic clock, so that a jump of a wall clock neither ends a lease nor prolongs one, and a
+//! follower has none. That a deadline is over changes nothing by itself: the leader proposes the
+//! end of the lease, and only the log ends it.
+
+use crate::error::{Error, Result};
+use bytes::Bytes;
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+/// The longest time to live that can be asked for, in seconds, as in etcd's `lessor.go`.
+pub const TTL_SECS_MAX: i64 = 9_000_000_000;
+
+/// How often the leader writes down what is left of a long lease. A lease with no more than this
+/// left needs no checkpoint: a new leader gives it at most this much again.
+pub const CHECKPOINT_INTERVAL: Duration = Duration::from_secs(300);
+
+const ENCODING_VERSION: u8 = 1;
+
+/// Why a lease was not renewed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RenewError {
+    /// This member does not keep the deadlines: the caller asks the leader.
+    NotPrimary,
+    /// There is no such lease. The answer to the client is a TTL of 0.
+    NotFound,
+    /// The deadline is over and the end of the lease is under way: wait for the outcome.
+    Expiring,
+}
+
+/// What a keep-alive brought.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Renewed {
+    /// The seconds that the lease has again.
+    pub ttl: i64,
+    /// The log still holds a shorter remainder. It must be reset through the log before the
+    /// client is answered, or else a new leader would end the lease too early.
+    pub must_reset: bool,
+}
+
+/// The answer to a question for the time that is left.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TimeToLive {
+    pub granted: i64,
+    /// In whole seconds; below zero between the deadline and the end. None on a follower.
+    pub remaining: Option<i64>,
+    /// In order.
+    pub keys: Vec<Bytes>,
+}
+
+/// When the time of one lease is over, on the leader.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Deadline {
+    /// This member is not the leader.
+    None,
+    At(Duration),
+    /// Over since then, and the proposal that ends the lease is in flight.
+    InFlight(Duration),
+}
+
+#[derive(Clone, Debug)]
+struct Lease {
+    ttl: i64,
+    /// What was left at the last checkpoint, or 0 for the full TTL.
+    remaining_ttl: i64,
+    keys: BTreeSet<Bytes>,
+    deadline: Deadline,
+    /// When the next checkpoint of the remainder is due; the twin of its place in `checkpoints`.
+    checkpoint_at: Option<Duration>,
+}
+
+impl Lease {
+    /// What a new leader has to give.
+    fn time_owed(&self) -> Duration {
+        let secs = if self.remaining_ttl > 0 { self.remaining_ttl } else { self.ttl };
+        Duration::from_secs(u64::try_from(secs).expect("a TTL is positive"))
+    }
+}
+
+/// All leases of one replica.
+///
+/// Invariants:
+/// - every TTL is within 1..=TTL_SECS_MAX, every id is positive;
+/// - a remainder lies within 0..=ttl;
+/// - off the leader no lease has a deadline, and `deadlines` and `checkpoints` are empty;
+/// - on the leader every lease is in `deadlines` exactly once, or its end is in flight;
+/// - `hash` is the sum of the hashes of all leases and attachments.
+#[derive(Clone, Debug)]
+pub struct Lessor {
+    min_ttl: i64,
+    leases: BTreeMap<i64, Lease>,
+    primary: bool,
+    /// In order of time; the id tells leases with one deadline apart.
+    deadlines: BTreeSet<(Duration, i64)>,
+    checkpoints: BTreeSet<(Duration, i64)>,
+    hash: u64,
+}
+
+impl Lessor {
+    pub fn new(min_ttl_secs: i64) -> Lessor {
+        Lessor {
+            min_ttl: min_ttl_secs.max(1),
+            leases: BTreeMap::new(),
+            primary: false,
+            deadlines: BTreeSet::new(),
+            checkpoints: BTreeSet::new(),
+            hash: 0,
+        }
+    }
+
+    /// The TTL that a request for `asked` seconds gets. The least TTL is this member's setting,
+    /// so it is applied before the grant is proposed, never when it is applied.
+    pub fn granted_ttl(&self, asked: i64) -> i64 {
+        asked.max(self.min_ttl)
+    }
+
+    // --- what the log changes ---
+
+    /// Grants a lease. `now` starts its time if this member is the leader.
+    pub fn grant(&mut self, id: i64, ttl: i64, now: Duration) -> Result<i64> {
+        if id <= 0 {
+            return Err(Error::LeaseNotFound);
+        }
+        if ttl > TTL_SECS_MAX {
+            return Err(Error::LeaseTtlTooLarge);
+        }
+        if self.leases.contains_key(&id) {
+            return Err(Error::LeaseExists);
+        }
+        let ttl = ttl.max(1);
+        let lease = Lease {
+            ttl,
+            remaining_ttl: 0,
+            keys: BTreeSet::new(),
+            deadline: Deadline::None,
+            checkpoint_at: None,
+        };
+        let owed = lease.time_owed();
+        self.leases.insert(id, lease);
+        self.hash = self.hash.wrapping_add(lease_hash(id, ttl, 0));
+        if self.primary {
+            self.set_deadline(id, now + owed);
+            self.plan_checkpoint(id, now, owed);
+        }
+        Ok(ttl)
+    }
+
+    /// Ends a lease and gives back the keys that go with it, in order.
+    pub fn revoke(&mut self, id: i64) -> Result<Vec<Bytes>> {
+        let Some(lease) = self.leases.remove(&id) else {
+            return Err(Error::LeaseNotFound);
+        };
+        if let Deadline::At(at) = lease.deadline {
+            assert!(self.deadlines.remove(&(at, id)), "lease {id} due at {at:?} was not in order");
+        }
+        if let Some(at) = lease.checkpoint_at {
+            assert!(self.checkpoints.remove(&(at, id)), "lease {id} had a lost checkpoint");
+        }
+        self.hash = self.hash.wrapping_sub(lease_hash(id, lease.ttl, lease.remaining_ttl));
+        for key in &lease.keys {
+            self.hash = self.hash.wrapping_sub(attachment_hash(id, key));
+        }
+        Ok(lease.keys.into_iter().collect())
+    }
+
+    pub fn exists(&self, id: i64) -> bool {
+        self.leases.contains_key(&id)
+    }
+
+    /// Makes a key end with a lease, which must exist: apply has checked it.
+    pub fn attach(&mut self, key: &Bytes, id: i64) {
+        let lease = self.leases.get_mut(&id);
+        let lease =
+            lease.unwrap_or_else(|| panic!("{key:?} attached to lease {id}, which is gone"));
+        if !lease.keys.contains(key) {
+            lease.keys.insert(key.clone());
+            self.hash = self.hash.wrapping_add(attachment_hash(id, key));
+        }
+    }
+
+    /// Takes a key off a lease. The lease may be gone: its own end deletes its keys.
+    pub fn detach(&mut self, key: &Bytes, id: i64) {
+        if let Some(lease) = self.leases.get_mut(&id)
+            && lease.keys.remove(key)
+        {
+            self.hash = self.hash.wrapping_sub(attachment_hash(id, key));
+        }
+    }
+
+    /// Writes down what is left of a lease; 0 stands for its full TTL. A lease that ended
+    /// meanwhile is left alone. Deadlines do not move: they are what the remainder is read from.
+    pub fn checkpoint(&mut self, id: i64, remaining_ttl: i64) {
+        let Some(lease) = self.leases.get_mut(&id) else { return };
+        let remaining = remaining_ttl.clamp(0, lease.ttl);
+        self.hash = self
+            .hash
+            .wrapping_sub(lease_hash(id, lease.ttl, lease.remaining_ttl))
+            .wrapping_add(lease_hash(id, lease.ttl, remaining));
+        lease.remaining_ttl = remaining;
+    }
+
+    // --- what the leader's clock decides ---
+
+    /// Begins to keep the deadlines: every lease gets what the log says it has left, and
+    /// `extend` (an election timeout), for the keep-alives that found no leader meanwhile.
+    pub fn promote(&mut self, now: Duration, extend: Duration) {
+        self.demote();
+        self.primary = true;
+        let ids: Vec<i64> = self.leases.keys().copied().collect();
+        for id in ids {
+            let owed = self.leases[&id].time_owed() + extend;
+            self.set_deadline(id, now + owed);
+            self.plan_checkpoint(id, now, owed);
+        }
+    }
+
+    /// Forgets the deadlines: another member keeps them.
+    pub fn demote(&mut self) {
+        self.primary = false;
+        self.deadlines.clear();
+        self.checkpoints.clear();
+        for lease in self.leases.values_mut() {
+            lease.deadline = Deadline::None;
+            lease.checkpoint_at = None;
+        }
+    }
+
+    pub fn is_primary(&self) -> bool {
+        self.primary
+    }
+
+    /// Starts the time of a lease anew. The caller has made sure that this member still leads.
+    pub fn renew(&mut self, id: i64, now: Duration) -> std::result::Result<Renewed, RenewError> {
+        if !self.primary {
+            return Err(RenewError::NotPrimary);
+        }
+        let lease = self.leases.get(&id).ok_or(RenewError::NotFound)?;
+        match lease.deadline {
+            Deadline::At(at) if at > now => {}
+            Deadline::At(_) | Deadline::InFlight(_) => return Err(RenewError::Expiring),
+            Deadline::None => panic!("lease {id} of a leader has no deadline"),
+        }
+        let renewed = Renewed { ttl: lease.ttl, must_reset: lease.remaining_ttl > 0 };
+        let full = Duration::from_secs(u64::try_from(lease.ttl).expect("a TTL is positive"));
+        self.set_deadline(id, now + full);
+        self.plan_checkpoint(id, now, full);
+        Ok(renewed)
+    }
+
+    /// Up to `max` leases whose time is over, the longest overdue first. Their ends count as in
+    /// flight until they are revoked or `not_expired` takes them back.
+    pub fn expired(&mut self, now: Duration, max: usize) -> Vec<i64> {
+        let mut due = Vec::new();
+        while due.len() < max {
+            let Some(&(at, id)) = self.deadlines.first() else { break };
+            if at > now {
+                break;
+            }
+            self.deadlines.pop_first();
+            let lease = self.leases.get_mut(&id).expect("every deadline has its lease");
+            lease.deadline = Deadline::InFlight(at);
+            due.push(id);
+        }
+        due
+    }
+
+    /// The proposal that was to end these leases is lost: they are due again.
+    pub fn not_expired(&mut self, ids: &[i64]) {
+        for &id in ids {
+            let Some(lease) = self.leases.get_mut(&id) else { continue };
+            if let Deadline::InFlight(at) = lease.deadline {
+                lease.deadline = Deadline::At(at);
+                self.deadlines.insert((at, id));
+            }
+        }
+    }
+
+    /// Up to `max` long leases whose remainder should be written down, with that remainder.
+    pub fn due_checkpoints(&mut self, now: Duration, max: usize) -> Vec<(i64, i64)> {
+        let mut due = Vec::new();
+        while due.len() < max {
+            let Some(&(at, id)) = self.checkpoints.first() else { break };
+            if at > now {
+                break;
+            }
+            self.checkpoints.pop_first();
+            let lease = self.leases.get_mut(&id).expect("every checkpoint has its lease");
+            lease.checkpoint_at = None;
+            if let Deadline::At(deadline) = lease.deadline
+                && deadline > now
+            {
+                let left = deadline - now;
+                let secs = i64::try_from(left.as_secs()).expect("a TTL fits").clamp(1, lease.ttl);
+                due.push((id, secs));
+                self.plan_checkpoint(id, now, left);
+            }
+        }
+        due
+    }
+
+    /// When the next lease ends or is to be written down; None if nothing is to be done.
+    pub fn next_deadline(&self) -> Option<Duration> {
+        let end = self.deadlines.first().map(|&(at, _)| at);
+        let checkpoint = self.checkpoints.first().map(|&(at, _)| at);
+        end.into_iter().chain(checkpoint).min()
+    }
+
+    fn set_deadline(&mut self, id: i64, at: Duration) {
+        let lease = self.leases.get_mut(&id).expect("the caller looked the lease up");
+        if let Deadline::At(old) = lease.deadline {
+            self.deadlines.remove(&(old, id));
+        }
+        lease.deadline = Deadline::At(at);
+        self.deadlines.insert((at, id));
+    }
+
+    fn plan_checkpoint(&mut self, id: i64, now: Duration, left: Duration) {
+        let lease = self.leases.get_mut(&id).expect("the caller looked the lease up");
+        if let Some(old) = lease.checkpoint_at.take() {
+            self.checkpoints.remove(&(old, id));
+        }
+        if left > CHECKPOINT_INTERVAL {
+            lease.checkpoint_at = Some(now + CHECKPOINT_INTERVAL);
+            self.checkpoints.insert((now + CHECKPOINT_INTERVAL, id));
+        }
+    }
+
+    // --- questions ---
+
+    pub fn len(&self) -> usize {
+        self.leases.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.leases.is_empty()
+    }
+
+    /// The ids of all leases, in order.
+    pub fn leases(&self) -> Vec<i64> {
+        self.leases.keys().copied().collect()
+    }
+
+    pub fn time_to_live(&self, id: i64, now: Duration) -> Option<TimeToLive> {
+        let lease = self.leases.get(&id)?;
+        let remaining = match lease.deadline {
+            Deadline::None => None,
+            Deadline::At(at) | Deadline::InFlight(at) => Some(seconds_until(at, now)),
+        };
+        let keys = lease.keys.iter().cloned().collect();
+        Some(TimeToLive { granted: lease.ttl, remaining, keys })
+    }
+
+    // --- checkpoints of the whole state ---
+
+    /// The replicated part, byte for byte alike on every replica with the same state.
+    pub fn encode(&self) -> Vec<u8> {
+        let mut out = vec![ENCODING_VERSION];
+        put_u64(&mut out, self.leases.len() as u64);
+        for (&id, lease) in &self.leases {
+            for number in [id, lease.ttl, lease.remaining_ttl] {
+                out.extend_from_slice(&number.to_le_bytes());
+            }
+            put_u64(&mut out, lease.keys.len() as u64);
+            for key in &lease.keys {
+                put_u64(&mut out, key.len() as u64);
+                out.extend_from_slice(key);
+            }
+        }
+        out
+    }
+
+    /// Takes the replicated part from `encode`d bytes. The member leads nothing until promoted.
+    pub fn restore(min_ttl_secs: i64, encoded: &Bytes) -> std::result::Result<Lessor, BadEncoding> {
+        let mut lessor = Lessor::new(min_ttl_secs);
+        let mut reader = Reader { bytes: encoded, at: 0 };
+        if reader.take(1)? != [ENCODING_VERSION] {
+            return Err(BadEncoding { at: 0 });
+        }
+        for _ in 0..reader.u64()? {
+            let at = reader.at;
+            let (id, ttl, remaining) = (reader.i64()?, reader.i64()?, reader.i64()?);
+            if lessor.grant(id, ttl, Duration::ZERO) != Ok(ttl) {
+                return Err(BadEncoding { at });
+            }
+            lessor.checkpoint(id, remaining);
+            for _ in 0..reader.u64()? {
+                let len = usize::try_from(reader.u64()?).map_err(|_| BadEncoding { at })?;
+                let key = reader.take(len)?;
+                lessor.attach(&encoded.slice_ref(key), id);
+            }
+        }
+        if reader.at != encoded.len() {
+            return Err(BadEncoding { at: reader.at });
+        }
+        Ok(lessor)
+    }
+
+    /// A sum over all leases and attachments, in which order and deadlines play no part.
+    pub fn state_hash(&self) -> u64 {
+        self.hash
+    }
+}
+
+/// The bytes are not what `encode` wrote.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BadEncoding {
+    pub at: usize,
+}
+
+impl std::fmt::Display for BadEncoding {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "bad encoding of leases at byte {}", self.at)
+    }
+}
+
+impl std::error::Error for BadEncoding {}
+
+struct Reader<'a> {
+    bytes: &'a [u8],
+    at: usize,
+}
+
+impl<'a> Reader<'a> {
+    fn take(&mut self, len: usize) -> std::result::Result<&'a [u8], BadEncoding> {
+        let end = self.at.checked_add(len).ok_or(BadEncoding { at: self.at })?;
+        let taken = self.bytes.get(self.at..end).ok_or(BadEncoding { at: self.at })?;
+        self.at = end;
+        Ok(taken)
+    }
+
+    fn u64(&mut self) -> std::result::Result<u64, BadEncoding> {
+        let bytes = self.take(8)?;
+        Ok(u64::from_le_bytes(bytes.try_into().expect("eight bytes were taken")))
+    }
+
+    fn i64(&mut self) -> std::result::Result<i64, BadEncoding> {
+        Ok(i64::from_le_bytes(self.u64()?.to_le_bytes()))
+    }
+}
+
+fn put_u64(out: &mut Vec<u8>, number: u64) {
+    out.extend_from_slice(&number.to_le_bytes());
+}
+
+/// Whole seconds from `now` to `at`, rounded down, also below zero.
+fn seconds_until(at: Duration, now: Duration) -> i64 {
+    let secs = |duration: Duration| i64::try_from(duration.as_secs()).unwrap_or(i64::MAX);
+    if at >= now {
+        return secs(at - now);
+    }
+    let over = now - at;
+    -secs(over) - i64::from(over.subsec_nanos() > 0)
+}
+
+fn lease_hash(id: i64, ttl: i64, remaining_ttl: i64) -> u64 {
+    let mut hash = mix(0x6c65_6173_6500_0001);
+    for number in [id, ttl, remaining_ttl] {
+        hash = mix(hash ^ number.cast_unsigned());
+    }
+    hash
+}
+
+fn attachment_hash(id: i64, key: &[u8]) -> u64 {
+    let mut hash = mix(mix(0x6b65_7900_0000_0001) ^ id.cast_unsigned());
+    for chunk in key.chunks(8) {
+        let mut word = [0u8; 8];
+        word[..chunk.len()].copy_from_slice(chunk);
+        hash = mix(hash ^ u64::from_le_bytes(word));
+    }
+    mix(hash ^ key.len() as u64)
+}
+
+/// The finalizer of splitmix64: every bit of the input reaches every bit of the output.
+fn mix(mut z: u64) -> u64 {
+    z = z.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    z ^ (z >> 31)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const MIN: i64 = 2;
+
+    fn secs(n: u64) -> Duration {
+        Duration::from_secs(n)
+    }
+
+    #[test]
+    fn a_grant_is_refused_for_what_it_says() {
+        let mut lessor = Lessor::new(MIN);
+        assert_eq!(lessor.granted_ttl(-5), 2);
+        assert_eq!(lessor.granted_ttl(60), 60);
+        assert_eq!(lessor.grant(7, 60, secs(0)), Ok(60));
+        assert_eq!(lessor.grant(7, 60, secs(0)), Err(Error::LeaseExists));
+        assert_eq!(lessor.grant(8, TTL_SECS_MAX + 1, secs(0)), Err(Error::LeaseTtlTooLarge));
+        assert_eq!(lessor.grant(0, 60, secs(0)), Err(Error::LeaseNotFound));
+        assert_eq!(lessor.grant(-3, 60, secs(0)), Err(Error::LeaseNotFound));
+        assert_eq!(lessor.revoke(9), Err(Error::LeaseNotFound));
+    }
+
+    #[test]
+    fn keys_go_with_their_lease_in_order() {
+        let mut lessor = Lessor::new(MIN);
+        lessor.grant(7, 60, secs(0)).expect("it is the first");
+        for key in ["b", "a", "c", "a"] {
+            lessor.attach(&Bytes::from(key), 7);
+        }
+        lessor.detach(&Bytes::from("c"), 7);
+        lessor.detach(&Bytes::from("c"), 99);
+        assert_eq!(lessor.revoke(7), Ok(vec![Bytes::from("a"), Bytes::from("b")]));
+        assert!(!lessor.exists(7));
+        assert_eq!(lessor.state_hash(), 0);
+    }
+
+    #[test]
+    fn only_the_leader_counts_time_and_an_end_in_flight_stops_renewal() {
+        let mut lessor = Lessor::new(MIN);
+        lessor.grant(1, 10, secs(0)).expect("granted");
+        assert_eq!(lessor.renew(1, secs(1)), Err(RenewError::NotPrimary));
+        assert_eq!(lessor.expired(secs(1000), 10), Vec::<i64>::new());
+        assert_eq!(lessor.time_to_live(1, secs(0)).expect("it is there").remaining, None);
+
+        lessor.promote(secs(100), secs(1));
+        assert_eq!(lessor.next_deadline(), Some(secs(111)));
+        assert_eq!(lessor.renew(1, secs(105)), Ok(Renewed { ttl: 10, must_reset: false }));
+        assert_eq!(lessor.renew(2, secs(105)), Err(RenewError::NotFound));
+        assert_eq!(lessor.expired(secs(114), 10), Vec::<i64>::new());
+        assert_eq!(lessor.time_to_live(1, secs(106)).expect("there").remaining, Some(9));
+        assert_eq!(lessor.renew(1, secs(115)), Err(RenewError::Expiring), "due, not yet proposed");
+        assert_eq!(lessor.expired(secs(115), 10), vec![1]);
+        assert_eq!(lessor.expired(secs(115), 10), Vec::<i64>::new(), "it is in flight");
+        assert_eq!(lessor.renew(1, secs(115)), Err(RenewError::Expiring));
+        assert_eq!(lessor.time_to_live(1, secs(117)).expect("there").remaining, Some(-2));
+        lessor.not_expired(&[1, 44]);
+        assert_eq!(lessor.expired(secs(115), 10), vec![1]);
+        assert_eq!(lessor.revoke(1), Ok(vec![]));
+        assert_eq!(lessor.next_deadline(), None);
+    }
+
+    #[test]
+    fn a_remainder_is_carried_over_to_the_next_leader() {
+        let mut lessor = Lessor::new(MIN);
+        lessor.promote(secs(0), secs(0));
+        lessor.grant(1, 1000, secs(0)).expect("granted");
+        lessor.grant(2, 300, secs(0)).expect("granted");
+        assert_eq!(lessor.due_checkpoints(secs(299), 10), vec![]);
+        assert_eq!(lessor.due_checkpoints(secs(300), 10), vec![(1, 700)], "2 is short");
+        lessor.checkpoint(1, 700);
+        let mut next = lessor.clone();
+        next.demote();
+        next.promote(secs(5000), secs(3));
+        assert_eq!(next.expired(secs(5303), 10), vec![2]);
+        assert_eq!(next.expired(secs(5702), 10), Vec::<i64>::new());
+        assert_eq!(next.expired(secs(5703), 10), vec![1]);
+
+        let renewed = lessor.renew(1, secs(301)).expect("it lives");
+        assert_eq!(renewed, Renewed { ttl: 1000, must_reset: true });
+        lessor.checkpoint(1, 0);
+        assert!(!lessor.renew(1, secs(302)).expect("it lives").must_reset);
+        assert_eq!(lessor.due_checkpoints(secs(602), 10), vec![(1, 700)]);
+    }
+
+    #[test]
+    fn fifty_thousand_ends_in_one_second_come_out_in_batches() {
+        let mut lessor = Lessor::new(MIN);
+        lessor.promote(secs(0), secs(0));
+        for id in 1..=100_000 {
+            lessor.grant(id, 10 + (id % 2) * 100, secs(0)).expect("granted");
+        }
+        let mut gone = 0;
+        loop {
+            let batch = lessor.expired(secs(10), 1000);
+            if batch.is_empty() {
+                break;
+            }
+            for id in batch {
+                lessor.revoke(id).expect("it was there");
+                gone += 1;
+            }
+        }
+        assert_eq!((gone, lessor.len()), (50_000, 50_000));
+    }
+
+    #[test]
+    fn damaged_bytes_are_refused() {
+        let mut lessor = Lessor::new(MIN);
+        lessor.grant(1, 10, secs(0)).expect("granted");
+        lessor.attach(&Bytes::from("key"), 1);
+        let whole = lessor.encode();
+        for len in 0..whole.len() {
+            assert!(Lessor::restore(MIN, &Bytes::copy_from_slice(&whole[..len])).is_err());
+        }
+        let mut longer = whole.clone();
+        longer.push(0);
+        assert!(Lessor::restore(MIN, &Bytes::from(longer)).is_err());
+    }
+
+    #[derive(Clone, Debug)]
+    enum Step {
+        Grant(i64, i64),
+        Revoke(i64),
+        Attach(u8, i64),
+        Detach(u8, i64),
+        Checkpoint(i64, i64),
+        Renew(i64),
+        Expire(usize),
+        Refuse,
+        Wait(u64),
+        Promote,
+        Demote,
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        let id = 1..6i64;
+        prop_oneof![
+            (id.clone(), 1..20i64).prop_map(|(id, ttl)| Step::Grant(id, ttl)),
+            id.clone().prop_map(Step::Revoke),
+            (0..5u8, id.clone()).prop_map(|(key, id)| Step::Attach(key, id)),
+            (0..5u8, id.clone()).prop_map(|(key, id)| Step::Detach(key, id)),
+            (id.clone(), 0..30i64).prop_map(|(id, left)| Step::Checkpoint(id, left)),
+            id.prop_map(Step::Renew),
+            (1..3usize).prop_map(Step::Expire),
+            Just(Step::Refuse),
+            (0..5u64).prop_map(Step::Wait),
+            Just(Step::Promote),
+            Just(Step::Demote),
+        ]
+    }
+
+    /// A lease of the twin: ttl, remainder, keys, deadline, in flight.
+    #[derive(Clone, Default)]
+    struct Twin {
+        ttl: i64,
+        remaining: i64,
+        keys: BTreeSet<Bytes>,
+        deadline: u64,
+        in_flight: bool,
+    }
+
+    proptest! {
+        #[test]
+        fn agrees_with_a_dumb_twin(steps in prop::collection::vec(step(), 1..80)) {
+            let mut lessor = Lessor::new(1);
+            let mut twin: BTreeMap<i64, Twin> = BTreeMap::new();
+            let (mut now, mut primary) = (0u64, false);
+            for step in steps {
+                let key = |k: u8| Bytes::from(vec![b'a' + k]);
+                match step {
+                    Step::Grant(id, ttl) => {
+                        let got = lessor.grant(id, ttl, secs(now));
+                        prop_assert_eq!(got.is_ok(), !twin.contains_key(&id));
+                        let deadline = now + ttl as u64;
+                        twin.entry(id).or_insert(Twin { ttl, deadline, ..Twin::default() });
+                    }
+                    Step::Revoke(id) => {
+                        let keys = twin.remove(&id).map(|t| t.keys.into_iter().collect());
+                        prop_assert_eq!(lessor.revoke(id).ok(), keys);
+                    }
+                    Step::Attach(k, id) => if let Some(lease) = twin.get_mut(&id) {
+                        lease.keys.insert(key(k));
+                        lessor.attach(&key(k), id);
+                    },
+                    Step::Detach(k, id) => {
+                        lessor.detach(&key(k), id);
+                        if let Some(lease) = twin.get_mut(&id) { lease.keys.remove(&key(k)); }
+                    }
+                    Step::Checkpoint(id, left) => {
+                        lessor.checkpoint(id, left);
+                        if let Some(lease) = twin.get_mut(&id) {
+                            lease.remaining = left.min(lease.ttl);
+                        }
+                    }
+                    Step::Renew(id) => {
+                        let expected = match twin.get_mut(&id) {
+                            _ if !primary => Err(RenewError::NotPrimary),
+                            None => Err(RenewError::NotFound),
+                            Some(l) if l.in_flight || l.deadline <= now => Err(RenewError::Expiring),
+                            Some(l) => {
+                                l.deadline = now + l.ttl as u64;
+                                Ok(Renewed { ttl: l.ttl, must_reset: l.remaining > 0 })
+                            }
+                        };
+                        prop_assert_eq!(lessor.renew(id, secs(now)), expected);
+                    }
+                    Step::Expire(max) => {
+                        let mut due: Vec<(u64, i64)> = twin.iter()
+                            .filter(|(_, l)| primary && !l.in_flight && l.deadline <= now)
+                            .map(|(&id, l)| (l.deadline, id)).collect();
+                        due.sort_unstable();
+                        due.truncate(max);
+                        let due: Vec<i64> = due.into_iter().map(|(_, id)| id).collect();
+                        due.iter().for_each(|id| twin.get_mut(id).unwrap().in_flight = true);
+                        prop_assert_eq!(lessor.expired(secs(now), max), due);
+                    }
+                    Step::Refuse => {
+                        let ids: Vec<i64> = twin.keys().copied().collect();
+                        lessor.not_expired(&ids);
+                        twin.values_mut().for_each(|l| l.in_flight = false);
+                    }
+                    Step::Wait(more) => now += more,
+                    Step::Promote => {
+                        primary = true;
+                        lessor.promote(secs(now), secs(1));
+                        for l in twin.values_mut() {
+                            let left = if l.remaining > 0 { l.remaining } else { l.ttl };
+                            (l.deadline, l.in_flight) = (now + 1 + left as u64, false);
+                        }
+                    }
+                    Step::Demote => {
+                        primary = false;
+                        lessor.demote();
+                        twin.values_mut().for_each(|l| l.in_flight = false);
+                    }
+                }
+                let encoded = Bytes::from(lessor.encode());
+                let again = Lessor::restore(1, &encoded).expect("it was encoded just above");
+                prop_assert_eq!(again.encode(), lessor.encode());
+                prop_assert_eq!(again.state_hash(), lessor.state_hash());
+                prop_assert_eq!(lessor.leases(), twin.keys().copied().collect::<Vec<_>>());
+                for (&id, l) in &twin {
+                    let got = lessor.time_to_live(id, secs(now)).expect("both have it");
+                    prop_assert_eq!(got.granted, l.ttl);
+                    let left = l.deadline as i64 - now as i64;
+                    prop_assert_eq!(got.remaining, primary.then_some(left));
+                    prop_assert_eq!(got.keys, l.keys.iter().cloned().collect::<Vec<_>>());
+                }
+            }
+        }
+    }
+}
