@@ -1,0 +1,359 @@
+//! Ranges: what a request finds at one revision, whole or in bounded chunks.
+
+use crate::error::{Error, Result};
+use crate::mvcc::change::RangeResult;
+use crate::mvcc::key_index::KeyId;
+use crate::mvcc::log::Version;
+use crate::mvcc::revision::KeyRange;
+use crate::mvcc::sort::{Best, Picked, SortKey};
+use crate::mvcc::store::Store;
+use crate::pb::etcdserverpb::RangeRequest;
+use crate::pb::etcdserverpb::range_request::{SortOrder, SortTarget};
+use crate::pb::mvccpb::KeyValue;
+use bytes::Bytes;
+use std::ops::Bound;
+
+/// A range in progress, pinned to a revision.
+///
+/// `count` and `more` are final once `Store::next_chunk` has answered `None`.
+#[derive(Debug)]
+pub struct RangeCursor {
+    request: RangeRequest,
+    range: KeyRange,
+    revision: i64,
+    order: Order,
+    /// The last key that was visited.
+    after: Option<Bytes>,
+    phase: Phase,
+    /// `count` is known from the index, without a visit to every key.
+    counted: bool,
+    /// Keys returned so far.
+    returned: i64,
+    pub count: i64,
+    pub more: bool,
+}
+
+impl RangeCursor {
+    /// The revision that all chunks are read at.
+    pub fn revision(&self) -> i64 {
+        self.revision
+    }
+}
+
+/// The order in which results leave.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Order {
+    /// By key: keys are returned as they are visited.
+    Ascending,
+    Descending,
+    /// By something else: all keys are visited before the first is returned.
+    By(SortTarget),
+}
+
+#[derive(Debug)]
+enum Phase {
+    /// Visits keys and returns them.
+    Walk,
+    /// Visits all keys and keeps the best.
+    Gather(Best),
+    /// Returns what was gathered.
+    Emit(std::vec::IntoIter<Picked>),
+    /// Visits the keys beyond the limit, to count them.
+    Count,
+    Done,
+}
+
+/// Refuses a sort target that does not exist; etcd crashes on it. A sort order that does not
+/// exist leaves the keys as they are, as in etcd.
+pub(super) fn check_sort(request: &RangeRequest) -> Result<()> {
+    SortTarget::try_from(request.sort_target).map(|_| ()).map_err(|_| Error::InvalidSortOption)
+}
+
+fn order(request: &RangeRequest) -> Order {
+    let target = SortTarget::try_from(request.sort_target).unwrap_or(SortTarget::Key);
+    match (SortOrder::try_from(request.sort_order), target) {
+        (Ok(SortOrder::Descend), SortTarget::Key) => Order::Descending,
+        (Err(_), _) | (_, SortTarget::Key) => Order::Ascending,
+        // A target without an order sorts upward.
+        (Ok(_), target) => Order::By(target),
+    }
+}
+
+/// The filters look at these two numbers; a filter of 0 is none.
+fn passes(request: &RangeRequest, record: &Version) -> bool {
+    let (created, modified) = (record.create_revision, record.main);
+    (request.max_mod_revision == 0 || modified <= request.max_mod_revision)
+        && (request.min_mod_revision == 0 || modified >= request.min_mod_revision)
+        && (request.max_create_revision == 0 || created <= request.max_create_revision)
+        && (request.min_create_revision == 0 || created >= request.min_create_revision)
+}
+
+impl Store {
+    /// The whole answer to a range request.
+    pub fn range(&self, request: &RangeRequest) -> Result<RangeResult> {
+        self.range_at(request, self.revision)
+    }
+
+    /// The same for a reader whose latest revision is `current`: inside a transaction that is one
+    /// more than the store's, once something was written.
+    pub(super) fn range_at(&self, request: &RangeRequest, current: i64) -> Result<RangeResult> {
+        let mut cursor = self.open_range_at(request, current)?;
+        let mut kvs = Vec::new();
+        while let Some(chunk) = self.next_chunk(&mut cursor, usize::MAX, usize::MAX)? {
+            if kvs.is_empty() {
+                kvs = chunk;
+            } else {
+                kvs.extend(chunk);
+            }
+        }
+        Ok(RangeResult { kvs, more: cursor.more, count: cursor.count })
+    }
+
+    /// Begins a range that `next_chunk` continues: validates the request and pins the revision.
+    pub fn open_range(&self, request: &RangeRequest) -> Result<RangeCursor> {
+        self.open_range_at(request, self.revision)
+    }
+
+    fn open_range_at(&self, request: &RangeRequest, current: i64) -> Result<RangeCursor> {
+        check_sort(request)?;
+        if request.revision > current {
+            return Err(Error::FutureRevision);
+        }
+        let revision = if request.revision <= 0 { current } else { request.revision };
+        if revision < self.compacted {
+            return Err(Error::Compacted);
+        }
+        let range = KeyRange::new(&request.key, &request.range_end);
+        let known = self.count_from_index(&range, revision, current);
+        let order = order(request);
+        let phase = match order {
+            _ if request.count_only && known.is_some() => Phase::Done,
+            _ if request.count_only => Phase::Count,
+            Order::Ascending | Order::Descending => Phase::Walk,
+            Order::By(_) => {
+                let descending = request.sort_order == SortOrder::Descend as i32;
+                Phase::Gather(Best::new(usize::try_from(request.limit).unwrap_or(0), descending))
+            }
+        };
+        Ok(RangeCursor {
+            request: request.clone(),
+            range,
+            revision,
+            order,
+            after: None,
+            phase,
+            counted: known.is_some(),
+            returned: 0,
+            count: known.unwrap_or(0),
+            more: false,
+        })
+    }
+
+    /// The exact count of a range, where it costs less than a visit to all keys.
+    fn count_from_index(&self, range: &KeyRange, revision: i64, current: i64) -> Option<i64> {
+        match range {
+            KeyRange::One(_) => None,
+            _ if revision == current => {
+                let count = self.index.live_within(&self.keys, range.bounds());
+                Some(i64::try_from(count).expect("keys fit into memory"))
+            }
+            _ => None,
+        }
+    }
+
+    /// Continues a range with at most `max_keys` keys visited and about `max_bytes` of answer
+    /// (but at least one key). A chunk may be empty; `None` says that there is no more.
+    ///
+    /// A compaction beyond the pinned revision ends the range with `Error::Compacted`.
+    pub fn next_chunk(
+        &self,
+        cursor: &mut RangeCursor,
+        max_keys: usize,
+        max_bytes: usize,
+    ) -> Result<Option<Vec<KeyValue>>> {
+        assert!(max_keys > 0, "a chunk without keys never ends");
+        if cursor.revision < self.compacted {
+            return Err(Error::Compacted);
+        }
+        match cursor.phase {
+            Phase::Walk => self.walk(cursor, max_keys, max_bytes).map(Some),
+            Phase::Gather(_) => self.gather(cursor, max_keys).map(Some),
+            Phase::Emit(_) => self.emit(cursor, max_keys, max_bytes),
+            Phase::Count => {
+                self.count(cursor, max_keys);
+                Ok(Some(Vec::new()))
+            }
+            Phase::Done => Ok(None),
+        }
+    }
+
+    /// Visits up to `max` keys that live at the cursor's revision, or until `f` says to stop;
+    /// true if the range is at its end.
+    fn advance(
+        &self,
+        cursor: &mut RangeCursor,
+        max: usize,
+        f: &mut dyn FnMut(&mut RangeCursor, KeyId) -> bool,
+    ) -> bool {
+        let after = cursor.after.take();
+        let range = cursor.range.clone();
+        let (mut lower, mut upper) = range.bounds();
+        let reverse = cursor.order == Order::Descending;
+        if let Some(after) = &after {
+            let bound = if reverse { &mut upper } else { &mut lower };
+            *bound = Bound::Excluded(after);
+        }
+        if let (Bound::Included(lower), Bound::Excluded(upper)) = (lower, upper)
+            && lower >= upper
+        {
+            return true;
+        }
+        let mut visited = 0;
+        let mut ended = true;
+        let mut last = None;
+        self.index.visit(&self.keys, (lower, upper), reverse, &mut |id| {
+            visited += 1;
+            last = Some(id);
+            let live = self.keys.entry(id).at(cursor.revision).is_some_and(|mark| !mark.tombstone);
+            let go_on = !live || f(cursor, id);
+            ended = go_on && visited < max;
+            ended
+        });
+        cursor.after = match last {
+            Some(id) => Some(self.keys.key(id).clone()),
+            None => after,
+        };
+        ended
+    }
+
+    fn walk(
+        &self,
+        cursor: &mut RangeCursor,
+        max_keys: usize,
+        max_bytes: usize,
+    ) -> Result<Vec<KeyValue>> {
+        let mut kvs = Vec::new();
+        let mut bytes = 0_usize;
+        let mut failure = None;
+        let mut cut = false;
+        let ended = self.advance(cursor, max_keys, &mut |cursor, id| {
+            if !cursor.counted {
+                cursor.count += 1;
+            }
+            let record = self.visible(id, cursor.revision).expect("only live keys are visited");
+            if !passes(&cursor.request, record) {
+                return true;
+            }
+            if cursor.request.limit > 0 && cursor.returned == cursor.request.limit {
+                cursor.more = true;
+                cut = true;
+                return false;
+            }
+            match self.result(cursor, record) {
+                Ok(kv) => {
+                    bytes = bytes.saturating_add(kv.key.len() + kv.value.len() + 32);
+                    cursor.returned += 1;
+                    kvs.push(kv);
+                    bytes < max_bytes
+                }
+                Err(error) => {
+                    failure = Some(error);
+                    false
+                }
+            }
+        });
+        if let Some(error) = failure {
+            return Err(error);
+        }
+        if ended || matches!(cursor.range, KeyRange::One(_)) || (cut && cursor.counted) {
+            cursor.phase = Phase::Done;
+        } else if cut {
+            cursor.phase = Phase::Count;
+        }
+        Ok(kvs)
+    }
+
+    fn result(&self, cursor: &RangeCursor, record: &Version) -> Result<KeyValue> {
+        if cursor.request.keys_only { Ok(self.bare(record)) } else { self.key_value(record) }
+    }
+
+    fn gather(&self, cursor: &mut RangeCursor, max_keys: usize) -> Result<Vec<KeyValue>> {
+        let done = Phase::Done;
+        let Phase::Gather(mut best) = std::mem::replace(&mut cursor.phase, done) else {
+            unreachable!("the caller matched the phase")
+        };
+        let Order::By(target) = cursor.order else { unreachable!("only sorted ranges gather") };
+        let mut failure = None;
+        let ended = self.advance(cursor, max_keys, &mut |cursor, id| {
+            if !cursor.counted {
+                cursor.count += 1;
+            }
+            let record = self.visible(id, cursor.revision).expect("only live keys are visited");
+            if !passes(&cursor.request, record) {
+                return true;
+            }
+            let key = match target {
+                SortTarget::Key => unreachable!("an order by key walks"),
+                SortTarget::Version => SortKey::Number(record.version),
+                SortTarget::Create => SortKey::Number(record.create_revision),
+                SortTarget::Mod => SortKey::Number(record.main),
+                SortTarget::Value => match self.value(&record.value) {
+                    Ok(value) => SortKey::Value(value),
+                    Err(error) => {
+                        failure = Some(error);
+                        return false;
+                    }
+                },
+            };
+            best.offer(key, (record.main, record.sub));
+            true
+        });
+        if let Some(error) = failure {
+            return Err(error);
+        }
+        if ended {
+            let (picked, more) = best.finish();
+            cursor.more = more;
+            cursor.phase = Phase::Emit(picked.into_iter());
+        } else {
+            cursor.phase = Phase::Gather(best);
+        }
+        Ok(Vec::new())
+    }
+
+    fn emit(
+        &self,
+        cursor: &mut RangeCursor,
+        max_keys: usize,
+        max_bytes: usize,
+    ) -> Result<Option<Vec<KeyValue>>> {
+        let mut kvs = Vec::new();
+        let mut bytes = 0_usize;
+        while kvs.len() < max_keys && bytes < max_bytes {
+            let Phase::Emit(picked) = &mut cursor.phase else {
+                unreachable!("the caller matched the phase")
+            };
+            let Some(next) = picked.next() else {
+                cursor.phase = Phase::Done;
+                break;
+            };
+            let (main, sub) = next.revision;
+            let record = self.log.find(main, sub).expect("a pinned revision keeps its records");
+            let kv = self.result(cursor, record)?;
+            bytes = bytes.saturating_add(kv.key.len() + kv.value.len() + 32);
+            kvs.push(kv);
+        }
+        let done = kvs.is_empty() && matches!(cursor.phase, Phase::Done);
+        Ok((!done).then_some(kvs))
+    }
+
+    fn count(&self, cursor: &mut RangeCursor, max_keys: usize) {
+        let ended = self.advance(cursor, max_keys, &mut |cursor, _| {
+            cursor.count += 1;
+            true
+        });
+        if ended {
+            cursor.phase = Phase::Done;
+        }
+    }
+}

@@ -1,0 +1,206 @@
+//! Records out of a store and into one: checkpoints, snapshots, and values that leave memory.
+
+use crate::mvcc::key_index::Mark;
+use crate::mvcc::log::Version;
+use crate::mvcc::owned::owned;
+use crate::mvcc::record::{Location, Record, Value};
+use crate::mvcc::revision::Revision;
+use crate::mvcc::store::{SharedColdValues, Store};
+use bytes::Bytes;
+
+/// The revisions that a store is restored to.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Restored {
+    /// The current revision, as it was written down. The store never stands below its newest
+    /// record or its compact revision, whatever this says.
+    pub revision: i64,
+    /// The compact revision, -1 for none. Of an etcd snapshot that was taken during a compaction:
+    /// the scheduled one.
+    pub compact_revision: i64,
+}
+
+/// A store that is being filled from records in ascending order of revision.
+pub struct Restore {
+    store: Store,
+}
+
+impl Restore {
+    pub fn new(cold: Option<SharedColdValues>) -> Restore {
+        let mut store = Store::new();
+        store.cold = cold;
+        Restore { store }
+    }
+
+    /// Takes the next record. With a location, the record's value is only looked at, and left on
+    /// disk: the record must hold it nonetheless, because the state hash covers it.
+    ///
+    /// A record without a key is what etcd writes to raise the revision after a restore with
+    /// `--bump-revision`; it changes nothing but the revision.
+    pub fn push(&mut self, record: Record, location: Option<Location>) {
+        let store = &mut self.store;
+        let main = record.revision.main;
+        assert!(main >= store.revision, "record {main} after revision {}", store.revision);
+        store.revision = main;
+        if record.key.is_empty() {
+            return;
+        }
+        let sub = u32::try_from(record.revision.sub).expect("a transaction fits into memory");
+        let mark = Mark { main, sub, tombstone: record.tombstone };
+        let id = match store.index.get(&store.keys, &record.key) {
+            Some(id) => {
+                let newest = store.keys.entry(id).newest();
+                if newest.tombstone != record.tombstone {
+                    store.index.set_live(&store.keys, id, !record.tombstone);
+                }
+                if !newest.tombstone {
+                    store.doom(main, newest);
+                }
+                store.keys.entry_mut(id).push(mark);
+                id
+            }
+            None => {
+                let id = store.keys.add(owned(&record.key), mark);
+                store.index.insert(&store.keys, id, !record.tombstone);
+                id
+            }
+        };
+        let mut version = Version::tombstone_at((main, sub), id);
+        if !record.tombstone {
+            assert!(record.version > 0, "a put has a version: {record:?}");
+            version.create_revision = record.create_revision;
+            version.version = record.version;
+            version.lease = record.lease;
+            let value = store.value(&record.value).expect("a restored value can be read");
+            version.value = Value::Resident(owned(&value));
+        }
+        store.append(&mut version);
+        if let Some(location) = location.filter(|_| !record.tombstone) {
+            assert_eq!(location.len as usize, version.value.len(), "value of {main}.{sub}");
+            store.resident_bytes -= version.value.len() as u64;
+            version.value = Value::Cold(location);
+        }
+        store.log.push(version);
+        if record.tombstone {
+            store.doom(main, mark);
+        }
+    }
+
+    pub fn finish(mut self, restored: Restored) -> Store {
+        let store = &mut self.store;
+        store.revision = store.revision.max(restored.revision).max(restored.compact_revision);
+        if restored.compact_revision > store.compacted {
+            store.compact(restored.compact_revision).expect("the revision was raised to it");
+            while store.compact_step(usize::MAX) {}
+        }
+        self.store
+    }
+}
+
+impl Store {
+    /// A store with these records, which ascend by revision.
+    pub fn restore(records: impl Iterator<Item = Record>, restored: Restored) -> Store {
+        let mut restore = Restore::new(None);
+        for record in records {
+            restore.push(record, None);
+        }
+        restore.finish(restored)
+    }
+
+    /// The records from `from` on, oldest first, without those that compaction has killed.
+    pub fn records(&self, from: Revision) -> impl Iterator<Item = Record> + '_ {
+        let sub = u32::try_from(from.sub.max(0)).unwrap_or(u32::MAX);
+        self.log.from(from.main, sub).filter(|record| self.survives(record)).map(|record| Record {
+            revision: Revision::new(record.main, i64::from(record.sub)),
+            tombstone: record.tombstone(),
+            key: self.keys.key(record.key).clone(),
+            create_revision: record.create_revision,
+            version: record.version,
+            lease: record.lease,
+            value: record.value.clone(),
+        })
+    }
+
+    /// Whether the compact revision has left this record alive.
+    pub fn is_live(&self, revision: Revision) -> bool {
+        let Ok(sub) = u32::try_from(revision.sub) else { return false };
+        self.log.find(revision.main, sub).is_some_and(|record| self.survives(record))
+    }
+
+    fn survives(&self, record: &Version) -> bool {
+        if record.main > self.compacted {
+            return true;
+        }
+        let newest = self.keys.entry(record.key).at(self.compacted);
+        newest.is_some_and(|mark| (mark.main, mark.sub) == (record.main, record.sub))
+            && (!record.tombstone() || record.main == self.compacted)
+    }
+
+    /// Says where values that are not in memory are read.
+    pub fn set_cold(&mut self, cold: SharedColdValues) {
+        self.cold = Some(cold);
+    }
+
+    /// The bytes of the values in memory.
+    pub fn resident_bytes(&self) -> u64 {
+        self.resident_bytes
+    }
+
+    /// Lets values go, oldest first and up to revision `up_to`, until no more than `budget_bytes`
+    /// are in memory; `locate` says where each is on disk (none: it stays). Looks at no more than
+    /// `max_records` and answers whether there is more to do.
+    pub fn evict(
+        &mut self,
+        up_to: i64,
+        budget_bytes: u64,
+        max_records: usize,
+        locate: &mut dyn FnMut(Revision) -> Option<Location>,
+    ) -> bool {
+        let mut candidates = Vec::new();
+        let mut over = self.resident_bytes.saturating_sub(budget_bytes);
+        let mut next = self.evicted;
+        let mut ended = over == 0;
+        for (seen, record) in self.log.from(self.evicted, 0).enumerate() {
+            // Only between two transactions, so that the position is one number.
+            let begins = record.main != next;
+            if record.main > up_to || (begins && (over == 0 || seen >= max_records)) {
+                ended = over == 0 || record.main > up_to;
+                next = record.main;
+                break;
+            }
+            next = record.main;
+            if let Value::Resident(value) = &record.value
+                && !value.is_empty()
+                && let Some(location) = locate(Revision::new(record.main, i64::from(record.sub)))
+            {
+                assert_eq!(location.len as usize, value.len(), "value of {next}");
+                over = over.saturating_sub(value.len() as u64);
+                candidates.push((record.main, record.sub, location));
+            }
+            ended = true;
+        }
+        self.evicted = next;
+        for (main, sub, location) in candidates {
+            self.relocate(Revision::new(main, i64::from(sub)), location);
+        }
+        !ended
+    }
+
+    /// Notes that the value of a record lies at `location`, and lets it go from memory: after an
+    /// eviction, or when a run was rewritten. False if the record is gone.
+    pub fn relocate(&mut self, revision: Revision, location: Location) -> bool {
+        let Ok(sub) = u32::try_from(revision.sub) else { return false };
+        let Some(record) = self.log.find_mut(revision.main, sub) else { return false };
+        if let Value::Resident(value) = &record.value {
+            self.resident_bytes -= value.len() as u64;
+        }
+        record.value = Value::Cold(location);
+        true
+    }
+
+    /// The value of the record at `revision`, wherever it lies; none if the record is gone.
+    pub fn value_of(&self, revision: Revision) -> Option<crate::error::Result<Bytes>> {
+        let sub = u32::try_from(revision.sub).ok()?;
+        let record = self.log.find(revision.main, sub)?;
+        Some(self.value(&record.value))
+    }
+}

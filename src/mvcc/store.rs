@@ -1,0 +1,380 @@
+//! The store: every version of every key since the last compaction, in memory or on the way to it.
+
+use crate::error::{Error, Result};
+use crate::mvcc::change::{Change, DeleteOutcome, PutOutcome};
+use crate::mvcc::digest::Digest;
+use crate::mvcc::index::Index;
+use crate::mvcc::key_index::{KeyId, Keys, Mark};
+use crate::mvcc::log::{RevisionLog, Version};
+use crate::mvcc::owned::owned;
+use crate::mvcc::record::{ColdValues, Value};
+use crate::mvcc::txn::WriteTxn;
+use crate::pb::etcdserverpb::{DeleteRangeRequest, PutRequest};
+use crate::pb::mvccpb::KeyValue;
+use bytes::Bytes;
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+/// What a record costs beyond its key and its value, as the quota counts it. A constant of the
+/// replicated state: it must never differ between members.
+pub const RECORD_OVERHEAD_BYTES: u64 = 96;
+
+/// Where the values that memory does not hold are read.
+pub type SharedColdValues = Arc<dyn ColdValues + Send + Sync>;
+
+/// A sum over records that adds and subtracts in any order.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(super) struct Sum {
+    pub(super) bytes: u64,
+    pub(super) hash: u64,
+}
+
+impl Sum {
+    pub(super) fn add(&mut self, other: Sum) {
+        self.bytes += other.bytes;
+        self.hash = self.hash.wrapping_add(other.hash);
+    }
+
+    pub(super) fn sub(&mut self, other: Sum) {
+        self.bytes = self.bytes.checked_sub(other.bytes).expect("a sum holds its parts");
+        self.hash = self.hash.wrapping_sub(other.hash);
+    }
+}
+
+/// All that a compaction at `main` or later kills, counted from the beginning of the store.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Doom {
+    pub(super) main: i64,
+    pub(super) sum: Sum,
+}
+
+/// The multi-version store.
+///
+/// Invariants:
+/// - Every key in `index` has at least one record in `log`; `keys` lists exactly the records of
+///   each key that `log` holds.
+/// - Answers at a revision not below `compacted` do not depend on how far the physical removal
+///   of records (`swept`) has come, and neither do `live_bytes` and `state_hash`.
+/// - `revision` never goes back.
+pub struct Store {
+    pub(super) log: RevisionLog,
+    pub(super) keys: Keys,
+    pub(super) index: Index,
+    pub(super) revision: i64,
+    pub(super) compacted: i64,
+    /// Physical removal is complete up to a compaction at this revision.
+    pub(super) swept: i64,
+    /// The transaction that the sweep goes on with.
+    pub(super) sweep_next: i64,
+    /// All records ever written, those that are gone too.
+    pub(super) added: Sum,
+    /// All records that compaction has killed, gone or not.
+    pub(super) killed: Sum,
+    /// What a compaction at any revision would kill, so that `compact` costs a binary search:
+    /// ascending, one for each revision after `compacted` that ended a version.
+    pub(super) dooms: VecDeque<Doom>,
+    /// What `dooms` begins from.
+    pub(super) doomed_before: Sum,
+    pub(super) cold: Option<SharedColdValues>,
+    pub(super) resident_bytes: u64,
+    /// Records before this revision were considered for eviction.
+    pub(super) evicted: i64,
+}
+
+impl Default for Store {
+    fn default() -> Store {
+        Store::new()
+    }
+}
+
+impl Store {
+    /// An empty store, at revision 1 and, as in etcd, with compact revision -1 until the first
+    /// compaction.
+    pub fn new() -> Store {
+        Store {
+            log: RevisionLog::default(),
+            keys: Keys::default(),
+            index: Index::default(),
+            revision: 1,
+            compacted: -1,
+            swept: -1,
+            sweep_next: 0,
+            added: Sum::default(),
+            killed: Sum::default(),
+            dooms: VecDeque::new(),
+            doomed_before: Sum::default(),
+            cold: None,
+            resident_bytes: 0,
+            evicted: 0,
+        }
+    }
+
+    /// The revision of the last transaction that changed something.
+    pub fn revision(&self) -> i64 {
+        self.revision
+    }
+
+    /// The revision of the last compaction; -1 if there was none.
+    pub fn compact_revision(&self) -> i64 {
+        self.compacted
+    }
+
+    /// Begins a transaction that takes the next revision once it changes something.
+    pub fn write(&mut self) -> WriteTxn<'_> {
+        WriteTxn::new(self)
+    }
+
+    /// Applies one put as a transaction of its own.
+    pub fn put(
+        &mut self,
+        request: &PutRequest,
+        lease_exists: &dyn Fn(i64) -> bool,
+    ) -> Result<PutOutcome> {
+        // etcd looks at the lease before the key (apply.go, Put).
+        if request.lease != 0 && !lease_exists(request.lease) {
+            return Err(Error::LeaseNotFound);
+        }
+        let mut txn = self.write();
+        let response = txn.apply_put(request)?;
+        Ok(PutOutcome { response, changes: txn.end() })
+    }
+
+    /// Deletes the live keys of a range as a transaction of its own.
+    pub fn delete_range(&mut self, request: &DeleteRangeRequest) -> DeleteOutcome {
+        let mut txn = self.write();
+        let response = txn.apply_delete_range(request);
+        DeleteOutcome { response, changes: txn.end() }
+    }
+
+    /// Deletes those of `keys` that live, in key order and in one revision, as the end of a lease
+    /// does. Without any, the revision stays.
+    pub fn delete_keys(&mut self, keys: &[Bytes]) -> Vec<Change> {
+        let mut sorted: Vec<&Bytes> = keys.iter().collect();
+        sorted.sort_unstable();
+        sorted.dedup();
+        let mut txn = self.write();
+        for key in sorted {
+            txn.delete(key);
+        }
+        txn.end()
+    }
+
+    /// What the quota is compared with: key, value and overhead of every record that the compact
+    /// revision has not killed. A function of the applied state only.
+    pub fn live_bytes(&self) -> u64 {
+        let mut live = self.added;
+        live.sub(self.killed);
+        live.bytes
+    }
+
+    /// A hash of everything replicated here: the records that compaction has not killed, in no
+    /// order, with the revision and the compact revision.
+    pub fn state_hash(&self) -> u64 {
+        let mut live = self.added;
+        live.sub(self.killed);
+        let mut digest = Digest::new();
+        digest.word(live.hash);
+        digest.word(self.revision as u64);
+        digest.word(self.compacted as u64);
+        digest.finish()
+    }
+
+    /// The number of live keys.
+    pub fn key_count(&self) -> u64 {
+        self.index.live()
+    }
+
+    /// The number of records that memory knows, those included that compaction has yet to sweep.
+    pub fn record_count(&self) -> usize {
+        self.log.len()
+    }
+
+    /// The version of `key` that a reader at `revision` sees; none if the revision is compacted.
+    ///
+    /// The version before a change is `value_at(key, mod_revision - 1)`.
+    pub fn value_at(&self, key: &[u8], revision: i64) -> Option<KeyValue> {
+        if revision < self.compacted {
+            return None;
+        }
+        let id = self.index.get(&self.keys, key)?;
+        let record = self.visible(id, revision)?;
+        Some(self.key_value(record).unwrap_or_else(|error| broken(record, &error)))
+    }
+
+    /// Reads the value of `change.prev` if memory did not hold it when the change was made.
+    pub fn fill_prev(&self, change: &mut Change) {
+        if !change.prev_is_cold {
+            return;
+        }
+        change.prev = self.value_at(&change.kv.key, change.kv.mod_revision - 1);
+        change.prev_is_cold = false;
+    }
+
+    /// The record of key `id` that a reader at `main` sees.
+    pub(super) fn visible(&self, id: KeyId, main: i64) -> Option<&Version> {
+        let mark = self.keys.entry(id).at(main)?;
+        if mark.tombstone {
+            return None;
+        }
+        Some(self.record(mark))
+    }
+
+    pub(super) fn record(&self, mark: Mark) -> &Version {
+        self.log.find(mark.main, mark.sub).expect("every revision of a key has its record")
+    }
+
+    /// The record as the API shows it, but without its value.
+    pub(super) fn bare(&self, record: &Version) -> KeyValue {
+        KeyValue {
+            key: self.keys.key(record.key).clone(),
+            create_revision: record.create_revision,
+            mod_revision: record.main,
+            version: record.version,
+            value: Bytes::new(),
+            lease: record.lease,
+        }
+    }
+
+    pub(super) fn key_value(&self, record: &Version) -> Result<KeyValue> {
+        let mut kv = self.bare(record);
+        kv.value = self.value(&record.value)?;
+        Ok(kv)
+    }
+
+    pub(super) fn value(&self, value: &Value) -> Result<Bytes> {
+        match value {
+            Value::Resident(bytes) => Ok(bytes.clone()),
+            Value::Cold(location) => {
+                let cold = self.cold.as_ref().expect("a store with cold values can read them");
+                let bytes = cold.read(*location)?;
+                assert_eq!(bytes.len(), location.len as usize, "value at {location:?}");
+                Ok(bytes)
+            }
+        }
+    }
+
+    /// The version that a change ends, with its value if memory holds it, and whether it does not.
+    pub(super) fn ended(&self, mark: Mark) -> (Option<KeyValue>, bool) {
+        if mark.tombstone {
+            return (None, false);
+        }
+        let record = self.record(mark);
+        let mut kv = self.bare(record);
+        match &record.value {
+            Value::Resident(bytes) => {
+                kv.value = bytes.clone();
+                (Some(kv), false)
+            }
+            Value::Cold(_) => (Some(kv), true),
+        }
+    }
+
+    /// Writes a put as change `sub` of transaction `main`.
+    pub(super) fn write_put(
+        &mut self,
+        (main, sub): (i64, u32),
+        key: &[u8],
+        value: Bytes,
+        lease: i64,
+    ) -> Change {
+        let mark = Mark { main, sub, tombstone: false };
+        let found = self.index.get(&self.keys, key);
+        let mut prev = None;
+        let mut prev_is_cold = false;
+        let mut create_revision = main;
+        let mut version = 1;
+        let id = match found {
+            Some(id) => {
+                let newest = self.keys.entry(id).newest();
+                if newest.tombstone {
+                    self.index.set_live(&self.keys, id, true);
+                } else {
+                    (prev, prev_is_cold) = self.ended(newest);
+                    let prev = prev.as_ref().expect("a live key has a version");
+                    create_revision = prev.create_revision;
+                    version = prev.version + 1;
+                    self.doom(main, newest);
+                }
+                self.keys.entry_mut(id).push(mark);
+                id
+            }
+            None => {
+                let id = self.keys.add(owned(key), mark);
+                self.index.insert(&self.keys, id, true);
+                id
+            }
+        };
+        let value = Value::Resident(value);
+        let mut record =
+            Version { main, create_revision, version, lease, digest: 0, value, sub, key: id };
+        self.append(&mut record);
+        let Value::Resident(value) = &record.value else {
+            unreachable!("the value was made resident above")
+        };
+        let mut kv = self.bare(&record);
+        kv.value = value.clone();
+        self.log.push(record);
+        Change { kv, prev, prev_is_cold, deleted: false, sub: i64::from(sub) }
+    }
+
+    /// Writes a tombstone on a live key as change `sub` of transaction `main`.
+    pub(super) fn write_delete(&mut self, (main, sub): (i64, u32), id: KeyId) -> Change {
+        let newest = self.keys.entry(id).newest();
+        let (prev, prev_is_cold) = self.ended(newest);
+        assert!(prev.is_some(), "a delete at {main}.{sub} of a key that is deleted");
+        self.doom(main, newest);
+        let mark = Mark { main, sub, tombstone: true };
+        self.keys.entry_mut(id).push(mark);
+        self.index.set_live(&self.keys, id, false);
+        let mut record = Version::tombstone_at((main, sub), id);
+        self.append(&mut record);
+        self.log.push(record);
+        self.doom(main, mark);
+        let kv =
+            KeyValue { key: self.keys.key(id).clone(), mod_revision: main, ..KeyValue::default() };
+        Change { kv, prev, prev_is_cold, deleted: true, sub: i64::from(sub) }
+    }
+
+    /// Counts a record that is about to enter the log.
+    pub(super) fn append(&mut self, record: &mut Version) {
+        let mut digest = Digest::new();
+        digest.word(record.main as u64);
+        digest.word(u64::from(record.sub) << 1 | u64::from(record.tombstone()));
+        digest.word(record.create_revision as u64);
+        digest.word(record.version as u64);
+        digest.word(record.lease as u64);
+        digest.bytes(self.keys.key(record.key));
+        if let Value::Resident(value) = &record.value {
+            digest.bytes(value);
+            self.resident_bytes += value.len() as u64;
+        }
+        record.digest = digest.finish();
+        let sum = self.sum(record);
+        self.added.add(sum);
+    }
+
+    /// A record's share of `live_bytes` and of the state hash.
+    pub(super) fn sum(&self, record: &Version) -> Sum {
+        let payload = self.keys.key(record.key).len() + record.value.len();
+        Sum { bytes: payload as u64 + RECORD_OVERHEAD_BYTES, hash: record.digest }
+    }
+
+    /// Notes that a compaction at `main` or later kills the record at `mark`. (For a tombstone,
+    /// `main` is its own revision: `compact` spares those exactly at the revision asked for.)
+    pub(super) fn doom(&mut self, main: i64, mark: Mark) {
+        let sum = self.sum(self.record(mark));
+        match self.dooms.back_mut() {
+            Some(last) if last.main == main => last.sum.add(sum),
+            last => {
+                let mut total = last.map_or(self.doomed_before, |last| last.sum);
+                total.add(sum);
+                self.dooms.push_back(Doom { main, sum: total });
+            }
+        }
+    }
+}
+
+/// A value that cannot be read, where the caller has no way to say so.
+pub(super) fn broken(record: &Version, error: &Error) -> ! {
+    panic!("the value of revision {}.{} cannot be read: {error}", record.main, record.sub)
+}
