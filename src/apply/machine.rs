@@ -42,8 +42,7 @@ pub struct StateMachine {
 impl StateMachine {
     pub fn new(store: Store, lessor: Lessor, members: Members, alarms: Alarms) -> StateMachine {
         let applied = Position::default();
-        let mut machine =
-            StateMachine { store, lessor, members, alarms, applied, cluster_hash: 0 };
+        let mut machine = StateMachine { store, lessor, members, alarms, applied, cluster_hash: 0 };
         machine.hash_cluster();
         machine
     }
@@ -111,8 +110,7 @@ impl StateMachine {
     fn apply_request(&mut self, request: raftpb::Request, now: Duration) -> Outcome {
         let mut outcome = Outcome::refusal_or(request.id, Ok(Response::Done));
         let Some(op) = request.op else { return outcome };
-        outcome.result =
-            self.pass_gates(&op).and_then(|()| self.apply_op(op, now, &mut outcome));
+        outcome.result = self.pass_gates(&op).and_then(|()| self.apply_op(op, now, &mut outcome));
         if let Err(error) = &outcome.result {
             assert!(error.is_deterministic(), "apply failed with the local failure {error:?}");
         }
@@ -142,18 +140,22 @@ impl StateMachine {
                 let lessor = &self.lessor;
                 let put = self.store.put(&request, &|lease| lessor.exists(lease))?;
                 self.changed(put.changes, outcome);
-                Ok(Response::Put(put.response))
+                let header = self.header();
+                Ok(Response::Put(api::PutResponse { header, ..put.response }))
             }
             Op::DeleteRange(request) => {
                 let deleted = self.store.delete_range(&request);
                 self.changed(deleted.changes, outcome);
-                Ok(Response::DeleteRange(deleted.response))
+                let header = self.header();
+                let response = api::DeleteRangeResponse { header, ..deleted.response };
+                Ok(Response::DeleteRange(response))
             }
             Op::Txn(request) => {
                 let lessor = &self.lessor;
                 let txn = self.store.apply_txn(&request, &|lease| lessor.exists(lease))?;
                 self.changed(txn.changes, outcome);
-                Ok(Response::Txn(txn.response))
+                let header = self.header();
+                Ok(Response::Txn(api::TxnResponse { header, ..txn.response }))
             }
             Op::Compaction(request) => {
                 self.store.compact(request.revision)?;
@@ -190,6 +192,11 @@ impl StateMachine {
             }
             op => Err(Error::Unimplemented(name(&op))),
         }
+    }
+
+    /// What apply knows of an answer's header; the member that was asked adds the rest.
+    fn header(&self) -> Option<api::ResponseHeader> {
+        Some(api::ResponseHeader { revision: self.store.revision(), ..Default::default() })
     }
 
     /// Accounts for changes of keys: leases lose and gain them, watchers are told.
@@ -277,7 +284,7 @@ impl StateMachine {
         self.check_readable()?;
         let txn = self.store.apply_txn(request, &|_| false)?;
         assert!(txn.changes.is_empty(), "a transaction that only reads changed {:?}", txn.changes);
-        Ok(txn.response)
+        Ok(api::TxnResponse { header: self.header(), ..txn.response })
     }
 }
 
@@ -310,4 +317,3 @@ fn name(op: &Op) -> &'static str {
         _ => "auth",
     }
 }
-

@@ -1,7 +1,7 @@
 //! What applying one entry gives.
 
 use crate::error::Result;
-use crate::mvcc::store::Change;
+use crate::mvcc::change::Change;
 use crate::pb::{etcdserverpb as api, raftpb};
 use std::sync::Arc;
 
@@ -12,7 +12,10 @@ pub enum Response {
     DeleteRange(api::DeleteRangeResponse),
     Txn(api::TxnResponse),
     Compaction,
-    LeaseGrant { id: i64, ttl: i64 },
+    LeaseGrant {
+        id: i64,
+        ttl: i64,
+    },
     LeaseRevoke,
     Alarms(Vec<api::AlarmMember>),
     Members(Vec<raftpb::Member>),
@@ -43,12 +46,6 @@ pub struct Outcome {
 
 impl Outcome {
     pub fn refusal_or(request_id: u64, result: Result<Response>) -> Outcome {
-        Outcome {
-            request_id,
-            result,
-            revisions: Vec::new(),
-            compacted: false,
-            conf_change: None,
-        }
+        Outcome { request_id, result, revisions: Vec::new(), compacted: false, conf_change: None }
     }
 }

@@ -18,8 +18,9 @@ pub fn encode(id: u64, op: Op) -> Bytes {
 /// The bytes were checksummed by the log and by the transport, so what does not decode was
 /// written by something that is not this program: every replica would stop at it alike.
 pub fn decode(data: &Bytes) -> raftpb::Request {
-    raftpb::Request::decode(data.clone())
-        .unwrap_or_else(|error| panic!("a log entry of {} bytes does not decode: {error}", data.len()))
+    raftpb::Request::decode(data.clone()).unwrap_or_else(|error| {
+        panic!("a log entry of {} bytes does not decode: {error}", data.len())
+    })
 }
 
 /// Builds the bytes of a log entry of kind ConfChange.

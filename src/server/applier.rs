@@ -2,6 +2,7 @@
 
 use super::event::Event;
 use super::shared::Shared;
+use super::watch_stream;
 use crate::apply::outcome::Outcome;
 use crate::env::recorder;
 use crate::pb::raftpb;
@@ -49,17 +50,14 @@ fn apply_chunk(chunk: &[Entry], shared: &Shared) -> Vec<raftpb::ConfChange> {
         deliver(outcome, shared);
     }
     drop(state);
-    shared.metrics.proposals_applied_total.set(chunk.last().map_or(0, |e| e.index as i64));
+    shared.metrics.server.proposals_applied_total.set(chunk.last().map_or(0, |e| e.index as i64));
     conf_changes
 }
 
 /// Tells watchers first, callers second: a caller that sees its answer finds the event on its way.
 fn deliver(outcome: Outcome, shared: &Shared) {
     if !outcome.revisions.is_empty() {
-        let mut hub = shared.hub();
-        for revision in &outcome.revisions {
-            hub.publish(revision.revision, &revision.changes);
-        }
+        watch_stream::publish(shared, &outcome.revisions);
     }
     if outcome.compacted {
         shared.compact.notify_one();

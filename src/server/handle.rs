@@ -100,8 +100,8 @@ impl Handle {
         request: api::RangeRequest,
     ) -> Result<api::RangeResponse> {
         self.admit_read(caller, request.serializable).await?;
-        self.shared.metrics.mvcc_range_total.inc();
-        let mut cursor = {
+        self.shared.metrics.mvcc.range_total.inc();
+        let (mut cursor, header) = {
             let state = self.shared.state();
             state.check_readable()?;
             if request.range_end.is_empty() {
@@ -110,27 +110,28 @@ impl Handle {
                 let (kvs, more, count) = (result.kvs, result.more, result.count);
                 return Ok(api::RangeResponse { header, kvs, more, count });
             }
-            state.store.open_range(&request)?
+            let header = Some(self.shared.header_at(state.store.revision()));
+            (state.store.open_range(&request)?, header)
         };
         let mut kvs = Vec::new();
         while let Some(mut chunk) = self.next_chunk(&mut cursor, CHUNK_KEYS, CHUNK_BYTES)? {
             kvs.append(&mut chunk);
             crate::env::yield_now().await;
         }
-        let header = Some(self.shared.header_at(cursor.header_revision()));
-        Ok(api::RangeResponse { header, kvs, more: cursor.more(), count: cursor.count() })
+        Ok(api::RangeResponse { header, kvs, more: cursor.more, count: cursor.count })
     }
 
-    /// Begins a range that is read chunk by chunk.
+    /// Begins a range that is read chunk by chunk; the header is that of the whole answer.
     pub async fn open_range(
         &self,
         caller: &Caller,
         request: &api::RangeRequest,
-    ) -> Result<RangeCursor> {
+    ) -> Result<(RangeCursor, ResponseHeader)> {
         self.admit_read(caller, request.serializable).await?;
         let state = self.shared.state();
         state.check_readable()?;
-        state.store.open_range(request)
+        let header = self.shared.header_at(state.store.revision());
+        Ok((state.store.open_range(request)?, header))
     }
 
     /// The next keys of a range; `None` at its end.

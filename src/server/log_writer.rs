@@ -38,12 +38,7 @@ pub async fn run(
 }
 
 /// Returns whether the log is still to be trusted.
-async fn write_batch(
-    wal: &mut Wal,
-    mut batch: Vec<Write>,
-    peers: &Peers,
-    shared: &Shared,
-) -> bool {
+async fn write_batch(wal: &mut Wal, mut batch: Vec<Write>, peers: &Peers, shared: &Shared) -> bool {
     let started = shared.env.clock.now();
     let seq = batch.last().expect("a batch holds at least one write").seq;
     let mut after = Vec::new();
@@ -61,7 +56,7 @@ async fn write_batch(
         return false;
     }
     let took = shared.env.clock.now() - started;
-    shared.metrics.wal_fsync_duration_seconds.observe(took.as_secs_f64());
+    shared.metrics.disk.wal_fsync_duration_seconds.observe(took.as_secs_f64());
     record(shared, &records, took);
     // Votes and acknowledgements are promises about what is on the disk: they leave now.
     for message in after {

@@ -44,7 +44,7 @@ use crate::env::recorder;
 use crate::metrics::Metrics;
 use crate::raft::core::RaftCore;
 use crate::raft::state::Config;
-use crate::watch::hub::Hub;
+use crate::watch::hub::{Hub, HubOptions};
 use handle::Handle;
 use node::{Node, Outlets};
 use peer_service::PeerService;
@@ -84,6 +84,15 @@ impl ServerConfig {
     pub fn lease_ttl_secs_min(&self) -> i64 {
         let ms = (3 * self.election_ms).div_ceil(2);
         i64::try_from(ms.div_ceil(1000)).unwrap_or(i64::MAX)
+    }
+
+    fn hub_options(&self, seed: u64) -> HubOptions {
+        HubOptions {
+            fragment_bytes: self.limits.max_request_bytes + (512 << 10),
+            progress_interval: self.progress_notify_interval,
+            seed,
+            ..HubOptions::default()
+        }
     }
 
     fn core_config(&self, id: u64, seed: u64) -> Config {
@@ -152,7 +161,7 @@ impl Server {
         let (inbox, events) = mpsc::channel(INBOX_EVENTS);
         let core_config = config.core_config(member_id, env.seed);
         let metrics = Arc::new(Metrics::new());
-        let hub = Hub::new(config.hub_options(env.seed));
+        let hub = Hub::new(config.hub_options(env.seed), state.store.revision());
         let shared = Arc::new(Shared::new(Parts {
             env,
             cluster_id,
@@ -240,8 +249,5 @@ pub async fn serve_peers(
     service: PeerService,
     address: SocketAddr,
 ) -> Result<(), tonic::transport::Error> {
-    tonic::transport::Server::builder()
-        .add_service(service.into_server())
-        .serve(address)
-        .await
+    tonic::transport::Server::builder().add_service(service.into_server()).serve(address).await
 }

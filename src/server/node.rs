@@ -118,15 +118,15 @@ impl Node {
         let expired = self.shared.pending().expire(now);
         let pending = self.shared.pending();
         self.unsent.retain(|(id, _)| pending.contains(*id));
-        self.shared.metrics.proposals_pending.set(pending.len() as i64);
+        self.shared.metrics.server.proposals_pending.set(pending.len() as i64);
         drop(pending);
-        self.shared.metrics.proposals_failed_total.inc_by(expired as u64);
+        self.shared.metrics.server.proposals_failed_total.inc_by(expired as u64);
         let error = match self.leaderless_for_long(now) {
             true => Error::NoLeader,
             false => Error::Timeout,
         };
         let expired = self.reads.expire(now, &error);
-        self.shared.metrics.read_indexes_failed_total.inc_by(expired as u64);
+        self.shared.metrics.server.read_indexes_failed_total.inc_by(expired as u64);
         self.yield_leadership_if_stalled(now);
         self.finish_transfers(now);
     }
@@ -148,19 +148,14 @@ impl Node {
         self.shared.env.recorder.record(&recorder::Event::SyncStalled { outstanding });
         if let Some(target) = self.furthest_follower() {
             self.yielded_for = seq;
-            self.core.transfer_leader(target);
+            // A refusal means that this member does not lead any more.
+            let _not_leader = self.core.transfer_leader(target);
         }
     }
 
-    /// The active voter whose log matches the most, when this member leads.
+    /// Who could take over best, when this member leads.
     fn furthest_follower(&self) -> Option<NodeId> {
-        let voters = &self.core.conf_state().voters;
-        self.core
-            .progress()
-            .into_iter()
-            .filter(|peer| peer.recent_active && voters.contains(&peer.id))
-            .max_by_key(|peer| (peer.matched, peer.id))
-            .map(|peer| peer.id)
+        self.core.best_successor()
     }
 
     fn transfer(&mut self, target: NodeId, done: oneshot::Sender<Result<()>>) {
@@ -169,20 +164,23 @@ impl Node {
             target => Some(target),
         };
         let voters = &self.core.conf_state().voters;
-        let refusal = match target {
-            _ if !self.core.is_leader() => Some(Error::NotLeader),
-            Some(target) if voters.contains(&target) => None,
-            _ => Some(Error::BadLeaderTransferee),
+        let begun = match target {
+            _ if !self.core.is_leader() => Err(Error::NotLeader),
+            Some(target) if voters.contains(&target) => self
+                .core
+                .transfer_leader(target)
+                .map(|()| target)
+                .map_err(|_| Error::BadLeaderTransferee),
+            _ => Err(Error::BadLeaderTransferee),
         };
-        match (target, refusal) {
-            (Some(target), None) => {
-                self.core.transfer_leader(target);
+        match begun {
+            Ok(target) => {
                 let deadline = self.shared.env.clock.now() + self.shared.request_timeout();
                 self.transfers.push((target, deadline, done));
             }
-            (_, refusal) => {
+            Err(error) => {
                 // A caller that has gone away does not want its answer any more.
-                let _gone = done.send(Err(refusal.unwrap_or(Error::BadLeaderTransferee)));
+                let _gone = done.send(Err(error));
             }
         }
     }
@@ -267,10 +265,9 @@ impl Node {
         match request::core_change(change) {
             Some(change) => self.core.propose_conf_change(data, change)?,
             // An update of addresses changes nothing for the core, and goes as a plain entry.
-            None => self.core.propose(vec![request::encode(
-                id,
-                request::Op::MemberUpdate(change.clone()),
-            )])?,
+            None => self
+                .core
+                .propose(vec![request::encode(id, request::Op::MemberUpdate(change.clone()))])?,
         }
         self.shared.pending().sent(id);
         self.unsent.pop_front();
@@ -305,7 +302,7 @@ impl Node {
             self.hand_out_one(ready);
         }
         self.shared.update_view(|view| view.commit = self.core.commit_index());
-        self.shared.metrics.proposals_committed_total.set(self.core.commit_index() as i64);
+        self.shared.metrics.server.proposals_committed_total.set(self.core.commit_index() as i64);
     }
 
     fn hand_out_one(&mut self, ready: Ready) {
@@ -348,7 +345,7 @@ impl Node {
             view.term = term;
             view.is_leader = is_leader;
         });
-        let metrics = &self.shared.metrics;
+        let metrics = &self.shared.metrics.server;
         metrics.has_leader.set(i64::from(leader != 0));
         metrics.is_leader.set(i64::from(is_leader));
         if leader != 0 && leader != before.leader {

@@ -30,7 +30,8 @@ impl PeerService {
 
     /// Refuses who is not of this cluster, does not mean this member, or speaks a newer protocol.
     fn check(&self, header: Option<pb::PeerHeader>) -> Result<pb::PeerHeader, Status> {
-        let header = header.ok_or_else(|| Status::invalid_argument("the peer did not say who it is"))?;
+        let header =
+            header.ok_or_else(|| Status::invalid_argument("the peer did not say who it is"))?;
         if header.protocol_version > PROTOCOL_VERSION {
             return Err(Status::failed_precondition(format!(
                 "peer protocol {} is newer than {PROTOCOL_VERSION}: upgrade this member first",
@@ -102,8 +103,8 @@ impl Peer for PeerService {
         Ok(Response::new(match found {
             Some(found) => pb::PeerLeaseTimeToLiveResponse {
                 found: true,
-                ttl: found.remaining_ttl,
-                granted_ttl: found.granted_ttl,
+                ttl: found.remaining.unwrap_or(0),
+                granted_ttl: found.granted,
             },
             None => pb::PeerLeaseTimeToLiveResponse::default(),
         }))

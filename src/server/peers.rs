@@ -221,7 +221,10 @@ impl Link {
     }
 }
 
-async fn receive(next: &mut Option<Message>, queue: &mut mpsc::Receiver<Message>) -> Option<Message> {
+async fn receive(
+    next: &mut Option<Message>,
+    queue: &mut mpsc::Receiver<Message>,
+) -> Option<Message> {
     match next.take() {
         Some(message) => Some(message),
         None => queue.recv().await,

@@ -190,6 +190,18 @@ impl Shared {
         }
     }
 
+    /// Starts or forgets the deadlines of leases: only a leader keeps them. A new leader gives
+    /// every lease an election timeout more, for the renewals that the election swallowed.
+    pub fn leadership_changed(&self, is_leader: bool) {
+        let now = self.env.clock.now().since_start();
+        let mut state = self.state_mut();
+        if is_leader {
+            state.lessor.promote(now, self.election_timeout);
+        } else {
+            state.lessor.demote();
+        }
+    }
+
     /// Ends the server; the first reason is the one that counts.
     pub fn stop(&self, reason: StopReason) {
         self.stopped.send_if_modified(|stopped| {
@@ -209,10 +221,7 @@ impl Shared {
     pub async fn stopped(&self) -> StopReason {
         let mut stopped = self.stopped.subscribe();
         let reason = stopped.wait_for(Option::is_some).await;
-        reason
-            .expect("the sender lives as long as self")
-            .clone()
-            .expect("waited for a reason")
+        reason.expect("the sender lives as long as self").clone().expect("waited for a reason")
     }
 
     /// Refuses what a server that has stopped can't do.

@@ -75,11 +75,9 @@ fn decode_payload(payload: Wire) -> Option<Payload> {
     Some(match payload {
         Wire::PreVote(p) => Payload::PreVote { last_index: p.last_index, last_term: p.last_term },
         Wire::PreVoteResponse(p) => Payload::PreVoteResponse { granted: p.granted },
-        Wire::Vote(p) => Payload::Vote {
-            last_index: p.last_index,
-            last_term: p.last_term,
-            transfer: p.transfer,
-        },
+        Wire::Vote(p) => {
+            Payload::Vote { last_index: p.last_index, last_term: p.last_term, transfer: p.transfer }
+        }
         Wire::VoteResponse(p) => Payload::VoteResponse { granted: p.granted },
         Wire::Append(p) => Payload::Append {
             prev_index: p.prev_index,
