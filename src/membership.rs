@@ -9,11 +9,6 @@ use prost::Message;
 use sha1::{Digest, Sha1};
 use std::collections::{BTreeMap, BTreeSet};
 
-/// The release of etcd that this server is compatible with. Clients parse it: digits and dots.
-pub const ETCD_VERSION: &str = "3.6.5";
-/// The version that the cluster agrees on, and that of the stored format, in etcd's terms.
-pub const CLUSTER_VERSION: &str = "3.6.0";
-
 /// The members, those that were removed, and the version that all of them speak.
 ///
 /// Invariants:

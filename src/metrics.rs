@@ -8,6 +8,11 @@ use prometheus::{
     IntGauge, IntGaugeVec, Opts, Registry, TextEncoder, core::Collector, exponential_buckets,
 };
 
+/// The release of etcd that this server is compatible with. Clients parse it: digits and dots.
+pub const ETCD_VERSION: &str = "3.6.5";
+/// The version that the cluster agrees on, and that of the stored format, in etcd's terms.
+pub const CLUSTER_VERSION: &str = "3.6.0";
+
 const UNARY: &str = "unary";
 const SERVER_STREAM: &str = "server_stream";
 const BIDI_STREAM: &str = "bidi_stream";
