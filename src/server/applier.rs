@@ -50,7 +50,7 @@ fn apply_chunk(chunk: &[Entry], shared: &Shared) -> Vec<raftpb::ConfChange> {
         deliver(outcome, shared);
     }
     drop(state);
-    shared.metrics.server.proposals_applied_total.set(chunk.last().map_or(0, |e| e.index as i64));
+    shared.metrics.proposals_applied_total.set(chunk.last().map_or(0, |e| e.index as i64));
     conf_changes
 }
 

@@ -100,7 +100,7 @@ impl Handle {
         request: api::RangeRequest,
     ) -> Result<api::RangeResponse> {
         self.admit_read(caller, request.serializable).await?;
-        self.shared.metrics.mvcc.range_total.inc();
+        self.shared.metrics.mvcc_range_total.inc();
         let (mut cursor, header) = {
             let state = self.shared.state();
             state.check_readable()?;

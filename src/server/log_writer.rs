@@ -56,7 +56,7 @@ async fn write_batch(wal: &mut Wal, mut batch: Vec<Write>, peers: &Peers, shared
         return false;
     }
     let took = shared.env.clock.now() - started;
-    shared.metrics.disk.wal_fsync_duration_seconds.observe(took.as_secs_f64());
+    shared.metrics.wal_fsync_duration_seconds.observe(took.as_secs_f64());
     record(shared, &records, took);
     // Votes and acknowledgements are promises about what is on the disk: they leave now.
     for message in after {

@@ -27,6 +27,7 @@ pub mod event;
 pub mod handle;
 pub mod lease_driver;
 pub mod log_writer;
+pub mod maintenance;
 pub mod node;
 pub mod peer_service;
 pub mod peers;
@@ -74,6 +75,7 @@ pub struct ServerConfig {
     pub election_ms: u64,
     pub pre_vote: bool,
     pub segment_bytes: u64,
+    pub quota_bytes: i64,
     pub progress_notify_interval: Duration,
     pub limits: Limits,
 }
@@ -127,6 +129,7 @@ impl Default for ServerConfig {
             election_ms: 1000,
             pre_vote: true,
             segment_bytes: 64 << 20,
+            quota_bytes: 2 << 30,
             progress_notify_interval: Duration::from_secs(600),
             limits: Limits::default(),
         }
@@ -168,6 +171,7 @@ impl Server {
             member_id,
             limits: config.limits.clone(),
             election_timeout: Duration::from_millis(config.election_ms),
+            quota_bytes: config.quota_bytes,
             inbox,
             state,
             hub,

@@ -118,15 +118,15 @@ impl Node {
         let expired = self.shared.pending().expire(now);
         let pending = self.shared.pending();
         self.unsent.retain(|(id, _)| pending.contains(*id));
-        self.shared.metrics.server.proposals_pending.set(pending.len() as i64);
+        self.shared.metrics.proposals_pending.set(pending.len() as i64);
         drop(pending);
-        self.shared.metrics.server.proposals_failed_total.inc_by(expired as u64);
+        self.shared.metrics.proposals_failed_total.inc_by(expired as u64);
         let error = match self.leaderless_for_long(now) {
             true => Error::NoLeader,
             false => Error::Timeout,
         };
         let expired = self.reads.expire(now, &error);
-        self.shared.metrics.server.read_indexes_failed_total.inc_by(expired as u64);
+        self.shared.metrics.read_indexes_failed_total.inc_by(expired as u64);
         self.yield_leadership_if_stalled(now);
         self.finish_transfers(now);
     }
@@ -302,7 +302,7 @@ impl Node {
             self.hand_out_one(ready);
         }
         self.shared.update_view(|view| view.commit = self.core.commit_index());
-        self.shared.metrics.server.proposals_committed_total.set(self.core.commit_index() as i64);
+        self.shared.metrics.proposals_committed_total.set(self.core.commit_index() as i64);
     }
 
     fn hand_out_one(&mut self, ready: Ready) {
@@ -345,7 +345,7 @@ impl Node {
             view.term = term;
             view.is_leader = is_leader;
         });
-        let metrics = &self.shared.metrics.server;
+        let metrics = &self.shared.metrics;
         metrics.has_leader.set(i64::from(leader != 0));
         metrics.is_leader.set(i64::from(is_leader));
         if leader != 0 && leader != before.leader {

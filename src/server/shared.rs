@@ -75,6 +75,8 @@ pub struct Shared {
     pub member_id: NodeId,
     pub limits: Limits,
     pub election_timeout: Duration,
+    /// Bytes of live data above which this member raises an alarm; 0 for none.
+    pub quota_bytes: i64,
     pub metrics: Arc<Metrics>,
     /// The only inbox of the consensus task.
     pub inbox: mpsc::Sender<Event>,
@@ -100,6 +102,7 @@ pub struct Parts {
     pub member_id: NodeId,
     pub limits: Limits,
     pub election_timeout: Duration,
+    pub quota_bytes: i64,
     pub inbox: mpsc::Sender<Event>,
     pub state: StateMachine,
     pub hub: Hub,
@@ -123,6 +126,7 @@ impl Shared {
             member_id: parts.member_id,
             limits: parts.limits,
             election_timeout: parts.election_timeout,
+            quota_bytes: parts.quota_bytes,
             metrics: parts.metrics,
             inbox: parts.inbox,
             hub: Mutex::new(parts.hub),
