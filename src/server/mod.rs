@@ -180,9 +180,11 @@ impl Server {
         let peers = Peers::new(shared.clone());
         let core = RaftCore::new(core_config, core);
         let heartbeat = Duration::from_millis(config.heartbeat_ms);
-        let tasks = spawn_ring(core, wal, events, heartbeat, &shared, &peers);
+        let mut tasks = spawn_ring(core, wal, events, heartbeat, &shared, &peers);
         let handle = Handle::new(shared);
         let (name, client_urls) = (config.name, config.advertise_client_urls);
+        let publish = publish::run(handle.clone(), name.clone(), client_urls.clone());
+        tasks.push(tokio::spawn(publish));
         Ok(Server { handle, peers, name, client_urls, tasks, _data_dir: data_dir })
     }
 
@@ -195,9 +197,9 @@ impl Server {
         PeerService::new(self.handle.shared().clone(), self.peers.clone())
     }
 
-    /// Announces this member, and completes once clients can be served.
+    /// Completes once clients can be served: the cluster knows this member and has a version.
     pub async fn ready(&self) {
-        publish::run(self.handle(), self.name.clone(), self.client_urls.clone()).await;
+        publish::published(&self.handle, &self.name, &self.client_urls).await;
     }
 
     /// Completes when the server has stopped.
@@ -209,8 +211,13 @@ impl Server {
     pub async fn stop(mut self) {
         let view = self.handle.view();
         if view.is_leader && self.handle.stop_reason().is_none() {
-            // With nobody to hand over to, the others find out by themselves.
-            let _nobody = self.handle.move_leader(0).await;
+            let shared = self.handle.shared();
+            tokio::select! {
+                biased;
+                // With nobody to hand over to, the others find out by themselves.
+                _nobody = self.handle.move_leader(0) => {}
+                () = shared.env.clock.sleep(shared.election_timeout) => {}
+            }
         }
         self.handle.shared().stop(StopReason::Requested);
         self.handle.shared().pending().stop();

@@ -6,34 +6,39 @@ use crate::metrics::CLUSTER_VERSION;
 use crate::pb::raftpb::{ClusterVersion, MemberAttributes};
 use std::time::Duration;
 
-/// Pause between two attempts while there is no quorum.
-const RETRY: Duration = Duration::from_millis(500);
+/// Pause between two looks at what is known.
+const POLL: Duration = Duration::from_millis(50);
 
 /// Publishes a name and addresses until they stand in the replicated state, and proposes the
 /// cluster's version while none is decided. Clients parse the version, so nobody is served
 /// before there is one.
 pub async fn run(handle: Handle, name: String, client_urls: Vec<String>) {
-    loop {
-        if is_published(&handle, &name, &client_urls) {
-            return;
-        }
+    while !is_published(&handle, &name, &client_urls) {
         if handle.has_leader() {
             publish(&handle, &name, &client_urls).await;
         }
-        if is_published(&handle, &name, &client_urls) {
-            return;
-        }
-        handle.shared().env.clock.sleep(RETRY / 5).await;
+        handle.shared().env.clock.sleep(POLL).await;
+    }
+}
+
+/// Completes once the cluster knows this member and has a version.
+pub async fn published(handle: &Handle, name: &str, client_urls: &[String]) {
+    while !is_published(handle, name, client_urls) {
+        handle.shared().env.clock.sleep(POLL).await;
     }
 }
 
 /// Whether the replicated state says of this member what it says of itself.
-pub fn is_published(handle: &Handle, name: &str, client_urls: &[String]) -> bool {
+fn is_published(handle: &Handle, name: &str, client_urls: &[String]) -> bool {
+    let decided = !handle.shared().state().members.cluster_version().is_empty();
+    decided && is_known(handle, name, client_urls)
+}
+
+fn is_known(handle: &Handle, name: &str, client_urls: &[String]) -> bool {
     let shared = handle.shared();
     let state = shared.state();
     let me = state.members.get(shared.member_id);
-    !state.members.cluster_version().is_empty()
-        && me.is_some_and(|me| me.name == name && me.client_urls == client_urls)
+    me.is_some_and(|me| me.name == name && me.client_urls == client_urls)
 }
 
 async fn publish(handle: &Handle, name: &str, client_urls: &[String]) {
@@ -43,6 +48,9 @@ async fn publish(handle: &Handle, name: &str, client_urls: &[String]) {
         let version = ClusterVersion { version: CLUSTER_VERSION.to_string() };
         // An attempt that fails is made again by the caller's loop.
         let _again = handle.propose(&caller, Op::ClusterVersion(version)).await;
+    }
+    if is_known(handle, name, client_urls) {
+        return;
     }
     let attributes = MemberAttributes {
         id: handle.shared().member_id,

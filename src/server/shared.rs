@@ -5,6 +5,7 @@ use super::pending::Pending;
 use crate::apply::machine::StateMachine;
 use crate::env::Env;
 use crate::env::clock::Mono;
+use crate::env::recorder;
 use crate::error::{Error, Result};
 use crate::metrics::Metrics;
 use crate::pb::etcdserverpb::ResponseHeader;
@@ -211,6 +212,8 @@ impl Shared {
         self.stopped.send_if_modified(|stopped| {
             let first = stopped.is_none();
             if first {
+                let event = recorder::Event::Stopped { reason: format!("{reason:?}") };
+                self.env.recorder.record(&event);
                 *stopped = Some(reason);
             }
             first
