@@ -384,7 +384,10 @@ impl Ring {
     /// A leader that has committed in its term and is not handing over.
     fn settled_leader(&self) -> Option<NodeId> {
         let cores = self.members.values().filter_map(|member| member.core.as_ref());
-        cores.filter(|core| core.has_committed_in_term()).max_by_key(|c| c.term()).map(|c| c.id())
+        cores
+            .filter(|core| core.has_committed_in_term() && core.conf_state().contains(core.id()))
+            .max_by_key(|core| core.term())
+            .map(|core| core.id())
     }
 
     /// One tick for all, with time for a few round trips.
