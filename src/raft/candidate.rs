@@ -125,6 +125,9 @@ impl State {
         // A refusal carries this member's own term, so that a candidate that is behind catches
         // up instead of asking forever.
         let answer_term = if granted { term } else { self.term };
+        if !granted {
+            self.tell_committed(from, last_index);
+        }
         self.send_in_term(from, answer_term, Payload::PreVoteResponse { granted });
     }
 
@@ -137,7 +140,25 @@ impl State {
             self.election_elapsed = 0;
             self.send_after_write(from, Payload::VoteResponse { granted: true });
         } else {
+            self.tell_committed(from, last_index);
             self.send(from, Payload::VoteResponse { granted: false });
+        }
+    }
+
+    /// Tells a candidate what is committed of the log it claims to have.
+    fn tell_committed(&mut self, candidate: NodeId, last_index: Index) {
+        let index = self.log.commit().min(last_index);
+        if let Some(term) = self.log.term(index)
+            && index > 0
+        {
+            self.send(candidate, Payload::Committed { index, term });
+        }
+    }
+
+    /// Somebody knows that the entry at `index` is committed if it has this term.
+    pub(super) fn handle_committed(&mut self, index: Index, term: Term) {
+        if !matches!(self.role, Role::Leader(_)) && self.log.term(index) == Some(term) {
+            self.log.commit_to(index);
         }
     }
 

@@ -342,6 +342,7 @@ fn is_sane(message: &Message) -> bool {
             | Payload::Propose { .. }
             | Payload::ReadIndex { .. }
             | Payload::ReadIndexResponse { .. }
+            | Payload::Committed { .. }
             | Payload::TransferLeader { .. }
             | Payload::TimeoutNow => true,
         }
@@ -359,6 +360,7 @@ fn request_of(message: Message) -> Step {
         | Payload::ProposeConfChange { .. }
         | Payload::ReadIndex { .. }
         | Payload::ReadIndexResponse { .. }
+        | Payload::Committed { .. }
         | Payload::TransferLeader { .. } => Step::Request(message.from, message.payload),
         Payload::PreVote { .. }
         | Payload::PreVoteResponse { .. }
@@ -407,6 +409,7 @@ impl State {
             Payload::ReadIndexResponse { ctx, index } => {
                 self.handle_read_index_response(ctx, index);
             }
+            Payload::Committed { index, term } => self.handle_committed(index, term),
             Payload::TransferLeader { target } if leads => {
                 // A target that doesn't vote is refused; there is nobody to tell.
                 self.transfer_here(target).ok();
@@ -454,6 +457,7 @@ impl State {
             | Payload::ProposeConfChange { .. }
             | Payload::ReadIndex { .. }
             | Payload::ReadIndexResponse { .. }
+            | Payload::Committed { .. }
             | Payload::TransferLeader { .. } => {}
         }
     }
@@ -484,6 +488,7 @@ impl State {
             | Payload::ProposeConfChange { .. }
             | Payload::ReadIndex { .. }
             | Payload::ReadIndexResponse { .. }
+            | Payload::Committed { .. }
             | Payload::TransferLeader { .. } => {
                 self.become_follower(message.term, 0);
                 true
@@ -515,6 +520,7 @@ impl State {
             | Payload::ProposeConfChange { .. }
             | Payload::ReadIndex { .. }
             | Payload::ReadIndexResponse { .. }
+            | Payload::Committed { .. }
             | Payload::TransferLeader { .. } => {}
         }
     }

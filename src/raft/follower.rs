@@ -9,8 +9,12 @@ use crate::raft::state::{ForwardedRead, Role, State};
 
 impl State {
     /// Becomes a follower of `leader`, 0 if none is known, in `term`.
+    ///
+    /// Only word from a leader, or the end of leading, sets the election timer back. A candidate
+    /// that can't win must not silence those who can by raising the term again and again.
     pub(super) fn become_follower(&mut self, term: Term, leader: NodeId) {
         assert!(term >= self.term, "back from term {} to {term}", self.term);
+        let led = matches!(self.role, Role::Leader(_));
         self.leave_role();
         if term > self.term {
             self.term = term;
@@ -18,7 +22,9 @@ impl State {
             self.vote = 0;
         }
         self.role = Role::Follower { leader, reads: VecDeque::new() };
-        self.reset_election_timer();
+        if leader != 0 || led {
+            self.reset_election_timer();
+        }
     }
 
     /// Notes that `from` leads this term. False if that can't be.

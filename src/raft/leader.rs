@@ -163,6 +163,10 @@ impl State {
             ProgressState::Snapshot { .. } if progress.matched >= log.snapshot_index() => {
                 progress.become_replicate();
             }
+            // It got the snapshot, but the log was compacted beyond that meanwhile.
+            ProgressState::Snapshot { pending } if progress.matched >= pending => {
+                progress.become_probe();
+            }
             ProgressState::Probe { .. }
             | ProgressState::Replicate
             | ProgressState::Snapshot { .. } => {}
@@ -255,9 +259,16 @@ impl State {
                 self.become_follower(self.term, 0);
                 return;
             }
+            if !self.is_promotable() {
+                // Removed, and the handover took too long.
+                self.become_follower(self.term, 0);
+                return;
+            }
             if let Role::Leader(leader) = &mut self.role {
                 // The target had its chance; proposals are welcome again.
                 leader.transfer_to = 0;
+                leader.progress.values_mut().for_each(Progress::renew_offer);
+                leader.dirty = true;
             }
         }
         if heartbeat_due {
@@ -323,12 +334,8 @@ impl State {
         if !matches!(self.role, Role::Leader(_)) {
             return;
         }
-        if !self.is_promotable() {
-            // Removed: it must neither count itself nor go on leading.
-            self.become_follower(self.term, 0);
-            return;
-        }
         let id = self.id();
+        let removed = !self.is_promotable();
         let State { role: Role::Leader(leader), conf, config, log, .. } = self else { return };
         leader.progress.retain(|peer, _| conf.contains(*peer));
         for &peer in conf.voters.iter().chain(&conf.learners).filter(|peer| **peer != id) {
@@ -346,6 +353,19 @@ impl State {
         // A smaller quorum may have been reached already.
         self.advance_commit();
         self.confirm_reads();
+        if removed {
+            self.resign();
+        }
+    }
+
+    /// Ends leading after this member was removed. It counts itself no more and takes no
+    /// proposals, but hands over first: the others may not know of the removal yet, and could
+    /// still need the entries that only this member has, or its vote.
+    fn resign(&mut self) {
+        match self.best_successor() {
+            Some(successor) if self.transfer_here(successor).is_ok() => {}
+            Some(_) | None => self.become_follower(self.term, 0),
+        }
     }
 
     pub(super) fn peer_unreachable(&mut self, peer: NodeId) {
@@ -410,6 +430,9 @@ impl Feed {
     ) -> Option<Payload> {
         let (prev_index, last) = (progress.next - 1, log.last_index());
         let urgent = match progress.state {
+            ProgressState::Snapshot { .. } if progress.nudged => {
+                return self.offer_snapshot(progress, log, conf);
+            }
             ProgressState::Snapshot { .. } | ProgressState::Probe { sent: true } => return None,
             ProgressState::Probe { sent: false } => true,
             ProgressState::Replicate => {
@@ -442,7 +465,6 @@ impl Feed {
         log: &Log,
         conf: &ConfState,
     ) -> Option<Payload> {
-        assert!(progress.next <= log.snapshot_index(), "next {} is in the log", progress.next);
         if !progress.recent_active {
             return None;
         }

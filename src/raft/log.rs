@@ -53,7 +53,8 @@ impl Log {
     ///
     /// A snapshot that was installed just before a crash can find older entries beside it. If
     /// the entry at its index has another term, the rest of that log belongs to another history
-    /// and is dropped as well.
+    /// and is dropped as well. In that case, and if the durable log ends before the snapshot, the
+    /// first write makes it start over.
     pub fn new(
         snapshot_index: Index,
         snapshot_term: Term,
@@ -63,7 +64,7 @@ impl Log {
     ) -> Log {
         let conflict = entries.iter().any(|e| e.index == snapshot_index && e.term != snapshot_term);
         let mut kept = VecDeque::with_capacity(entries.len());
-        let stale = entries.last().is_some_and(|last| last.index < snapshot_index);
+        let behind = entries.last().map_or(0, |last| last.index) < snapshot_index;
         for entry in entries {
             if entry.index > snapshot_index && !conflict {
                 let expected = snapshot_index + 1 + kept.len() as u64;
@@ -81,7 +82,7 @@ impl Log {
             persisted: 0,
             unwritten: 0,
             in_flight: VecDeque::new(),
-            restart_due: conflict || stale,
+            restart_due: conflict || behind,
             conf_changes: VecDeque::new(),
         };
         let last = log.last_index();

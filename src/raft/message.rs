@@ -126,6 +126,13 @@ pub enum Payload {
     VoteResponse {
         granted: bool,
     },
+    /// What a member that refused its vote knows to be committed, at or before the candidate's
+    /// last entry. It holds in any term. A candidate whose configuration is one change behind
+    /// could otherwise ask for the vote of a removed member forever.
+    Committed {
+        index: Index,
+        term: Term,
+    },
     /// AppendEntries. Empty `entries` carry a commit index or probe for the point of agreement.
     Append {
         prev_index: Index,

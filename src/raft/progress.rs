@@ -203,6 +203,14 @@ impl Progress {
             ProgressState::Snapshot { .. } => {}
         }
     }
+
+    /// An election timeout has passed. An offer of a snapshot may be lost, or its answer: make
+    /// it again.
+    pub fn renew_offer(&mut self) {
+        if let ProgressState::Snapshot { .. } = self.state {
+            self.nudged = true;
+        }
+    }
 }
 
 /// A follower as the driver and the metrics see it.

@@ -60,6 +60,9 @@ pub struct ReadState {
 /// `RaftCore::prepare_install`. On true it swaps the state machine and calls `install_snapshot`
 /// with the index, term and configuration of what it really installed; until then nothing is
 /// handed out for applying. On false it throws the snapshot away: the log was faster.
+///
+/// An offer is repeated once in an election timeout until the transfer is reported as ended, so
+/// a driver that is already fetching from `from` ignores it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct SnapshotOffer {
     pub from: NodeId,

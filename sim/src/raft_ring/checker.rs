@@ -1,0 +1,225 @@
+//! The guarantees of Raft, each checked under its name from outside the core.
+
+use std::collections::BTreeMap;
+
+use detcd::raft::core::RaftCore;
+use detcd::raft::message::{Entry, Index, Message, NodeId, Payload, Term};
+
+use crate::raft_ring::disk::Image;
+
+/// What the checker remembers of one running member.
+#[derive(Clone, Copy, Default)]
+struct Seen {
+    term: Term,
+    vote: NodeId,
+    commit: Index,
+}
+
+/// What is true of the whole group, as told by the first to know it.
+#[derive(Default)]
+pub struct Checker {
+    leaders: BTreeMap<Term, NodeId>,
+    /// For (index, term): the entry, and the term of the entry before it.
+    entries: BTreeMap<(Index, Term), (Entry, Term)>,
+    /// Committed entries from index 2 on (index 1 is the founders' snapshot), with the term of
+    /// whoever knew first.
+    committed: Vec<(Entry, Term)>,
+    applied: BTreeMap<Index, Entry>,
+    /// Votes that left a member, by term.
+    votes: BTreeMap<(Term, NodeId), NodeId>,
+    seen: BTreeMap<NodeId, Seen>,
+}
+
+/// The founders start with a snapshot here.
+pub const FOUNDATION: Index = 1;
+
+impl Checker {
+    /// The highest index known to be committed by anybody.
+    pub fn committed_to(&self) -> Index {
+        FOUNDATION + self.committed.len() as u64
+    }
+
+    pub fn knows_leader(&self, term: Term) -> bool {
+        self.leaders.contains_key(&term)
+    }
+
+    pub fn committed_at(&self, index: Index) -> Option<&Entry> {
+        let offset = index.checked_sub(FOUNDATION + 1)?;
+        self.committed.get(offset as usize).map(|(entry, _)| entry)
+    }
+
+    /// A member starts: what it forgot must not be what it had promised.
+    pub fn started(&mut self, core: &RaftCore) -> Result<(), String> {
+        let id = core.id();
+        let hard = core.hard_state();
+        for ((term, voter), candidate) in self.votes.range((hard.term, id)..) {
+            if *voter == id && (*term > hard.term || hard.vote != *candidate) {
+                return Err(format!(
+                    "MonotonicVote: {id} voted for {candidate} in {term}, came back with {hard:?}"
+                ));
+            }
+        }
+        let seen = Seen { term: hard.term, vote: hard.vote, commit: core.commit_index() };
+        self.seen.insert(id, seen);
+        Ok(())
+    }
+
+    /// Looks at a member after every step it made.
+    pub fn stepped<'a>(
+        &mut self,
+        core: &RaftCore,
+        image: impl Fn(NodeId) -> &'a Image,
+    ) -> Result<(), String> {
+        self.check_monotonic(core)?;
+        self.check_leader(core)?;
+        self.check_persisted(core, image(core.id()))?;
+        self.check_commit(core, image)
+    }
+
+    fn check_monotonic(&mut self, core: &RaftCore) -> Result<(), String> {
+        let id = core.id();
+        let hard = core.hard_state();
+        let seen = self.seen.entry(id).or_default();
+        if hard.term < seen.term {
+            return Err(format!("MonotonicTerm: {id} from {} to {}", seen.term, hard.term));
+        }
+        if hard.term == seen.term && seen.vote != 0 && hard.vote != seen.vote {
+            return Err(format!("MonotonicVote: {id} from {} to {}", seen.vote, hard.vote));
+        }
+        if hard.commit < seen.commit {
+            return Err(format!("MonotonicCommit: {id} from {} to {}", seen.commit, hard.commit));
+        }
+        seen.term = hard.term;
+        seen.vote = hard.vote;
+        Ok(())
+    }
+
+    fn check_leader(&mut self, core: &RaftCore) -> Result<(), String> {
+        if !core.is_leader() {
+            return Ok(());
+        }
+        let (id, term) = (core.id(), core.term());
+        if let Some(&other) = self.leaders.get(&term) {
+            if other != id {
+                return Err(format!("ElectionSafety: {other} and {id} lead term {term}"));
+            }
+            return Ok(());
+        }
+        self.leaders.insert(term, id);
+        for (entry, known_in) in &self.committed {
+            let compacted = entry.index < core.first_index();
+            if *known_in < term && !compacted && core.term_at(entry.index) != Some(entry.term) {
+                return Err(format!(
+                    "LeaderCompleteness: {id} leads term {term} without entry {} of term {}, \
+                     committed in term {known_in}",
+                    entry.index, entry.term
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    /// What the core believes durable is durable.
+    fn check_persisted(&self, core: &RaftCore, image: &Image) -> Result<(), String> {
+        let persisted = core.persisted_index();
+        match core.term_at(persisted) {
+            Some(term) if persisted >= core.first_index() && !image.holds(persisted, term) => {
+                Err(format!("CommittedIsDurable: {} counts {persisted}, not on disk", core.id()))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn check_commit<'a>(
+        &mut self,
+        core: &RaftCore,
+        image: impl Fn(NodeId) -> &'a Image,
+    ) -> Result<(), String> {
+        let id = core.id();
+        let commit = core.commit_index();
+        let seen = self.seen.entry(id).or_default();
+        let from = (seen.commit + 1).max(core.first_index());
+        seen.commit = commit;
+        for index in from..=commit {
+            let entries = core.entries(index, index);
+            let entry = entries.first().ok_or(format!("no entry {index} at {id}"))?;
+            if let Some(known) = self.committed_at(index) {
+                if known != entry {
+                    return Err(format!(
+                        "StateMachineSafety: {id} commits {entry:?}, others {known:?}"
+                    ));
+                }
+                continue;
+            }
+            if index != self.committed_to() + 1 {
+                return Err(format!("StateMachineSafety: {id} commits {index} out of order"));
+            }
+            self.committed.push((entry.clone(), core.term()));
+            let voters = &core.conf_state().voters;
+            let held = voters.iter().filter(|voter| image(**voter).holds(index, entry.term));
+            if core.is_leader() && held.clone().count() * 2 <= voters.len() {
+                return Err(format!(
+                    "CommittedIsDurable: {id} commits {index}, on disk only at {:?} of {voters:?}",
+                    held.collect::<Vec<_>>()
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    /// Entries enter a log: the same index and term mean the same entry after the same past.
+    pub fn written(&mut self, core: &RaftCore, entries: &[Entry]) -> Result<(), String> {
+        for entry in entries {
+            let Some(before) = core.term_at(entry.index - 1) else { continue };
+            let key = (entry.index, entry.term);
+            match self.entries.get(&key) {
+                Some(known) if *known != (entry.clone(), before) => {
+                    return Err(format!(
+                        "LogMatching: {} has {entry:?} after term {before}, others {known:?}",
+                        core.id()
+                    ));
+                }
+                Some(_) => {}
+                None => {
+                    self.entries.insert(key, (entry.clone(), before));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// An entry is handed out for applying.
+    pub fn applies(&mut self, id: NodeId, after: Index, entry: &Entry) -> Result<(), String> {
+        if entry.index != after + 1 {
+            return Err(format!("StateMachineSafety: {id} applies {} after {after}", entry.index));
+        }
+        let known = self.applied.entry(entry.index).or_insert_with(|| entry.clone());
+        if known != entry {
+            return Err(format!("StateMachineSafety: {id} applies {entry:?}, others {known:?}"));
+        }
+        Ok(())
+    }
+
+    /// A message leaves a member; what it promises can't be taken back.
+    pub fn leaves(&mut self, message: &Message) -> Result<(), String> {
+        let Message { from, to, term, ref payload } = *message;
+        let candidate = match payload {
+            Payload::VoteResponse { granted: true } => to,
+            Payload::Vote { .. } => from,
+            _ => return Ok(()),
+        };
+        let known = *self.votes.entry((term, from)).or_insert(candidate);
+        if known != candidate {
+            return Err(format!("MonotonicVote: {from} votes {known} and {candidate} in {term}"));
+        }
+        Ok(())
+    }
+
+    /// A read that began when `committed` was the last committed index is served at `index`.
+    pub fn read(&self, id: NodeId, committed: Index, index: Index) -> Result<(), String> {
+        if index < committed {
+            return Err(format!("LinearizableRead: {id} reads at {index}, {committed} was done"));
+        }
+        Ok(())
+    }
+}
