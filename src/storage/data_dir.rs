@@ -1,6 +1,7 @@
 //! The data directory of a member: where its files lie, and that nobody else has it.
 
 use crate::env::disk::Disk;
+use crate::storage::directory;
 use crate::storage::error::StorageError;
 use crate::storage::wal::Wal;
 use std::io;
@@ -37,20 +38,8 @@ impl DataDir {
     }
 
     async fn make_below(&self) -> Result<(), StorageError> {
-        for dir in [self.wal_dir(), self.run_dir()] {
-            let made = self.disk.create_dir_all(&dir);
-            made.map_err(|error| StorageError::io(&dir, "making", error))?;
-        }
-        // From the inside out, so that a name never leads to a directory that was lost.
-        let above = self.root.parent().filter(|parent| !parent.as_os_str().is_empty());
-        for dir in [Some(self.member_dir()), Some(self.root.clone()), above.map(Path::to_path_buf)]
-            .into_iter()
-            .flatten()
-        {
-            let synced = self.disk.sync_dir(&dir).await;
-            synced.map_err(|error| StorageError::io(&dir, "syncing", error))?;
-        }
-        Ok(())
+        directory::make_durable(&*self.disk, &self.wal_dir()).await?;
+        directory::make_durable(&*self.disk, &self.run_dir()).await
     }
 
     /// Finds out before the first write of consensus whether files can be made here.

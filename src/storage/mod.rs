@@ -9,6 +9,7 @@
 //! a checksum. `docs/storage-format.md` draws the formats.
 
 pub mod data_dir;
+pub mod directory;
 pub mod error;
 pub mod frame;
 pub mod replay;

@@ -117,19 +117,21 @@ impl SegmentHeader {
     }
 }
 
-/// Makes a segment of `length` bytes, durable with its name when this returns.
+/// Makes a segment of `length` bytes that begins with `batch`, durable with its name when this
+/// returns.
 ///
 /// `NoSpace` means that nothing was left behind and the log is as before.
 pub async fn create(
     disk: &dyn Disk,
     dir: &Path,
     header: &SegmentHeader,
+    batch: &[u8],
     length: u64,
 ) -> Result<(PathBuf, Arc<dyn File>), StorageError> {
     assert!(length >= HEADER_BYTES, "a segment of {length} bytes has no room for its header");
     let path = dir.join(header.name.file_name());
     let temporary = dir.join(format!("{}{TEMPORARY}", header.name.file_name()));
-    let file = match prepare(disk, &temporary, header, length).await {
+    let file = match prepare(disk, &temporary, header, batch, length).await {
         Ok(file) => file,
         Err(error) => {
             // Best effort: whoever opens the log removes what has a temporary name.
@@ -147,6 +149,7 @@ async fn prepare(
     disk: &dyn Disk,
     temporary: &Path,
     header: &SegmentHeader,
+    batch: &[u8],
     length: u64,
 ) -> std::io::Result<Arc<dyn File>> {
     if disk.exists(temporary)? {
@@ -155,6 +158,9 @@ async fn prepare(
     let file = disk.create(temporary)?;
     file.allocate(length)?;
     file.write_at(0, &header.encode())?;
+    if !batch.is_empty() {
+        file.write_at(HEADER_BYTES, batch)?;
+    }
     file.sync().await?;
     Ok(file)
 }

@@ -12,8 +12,9 @@
 
 use crate::env::disk::{Disk, File};
 use crate::raft::message::{Entry, HardState};
+use crate::storage::directory;
 use crate::storage::error::StorageError;
-use crate::storage::frame::{self, BatchWriter, Place};
+use crate::storage::frame::{self, BatchWriter, Expected, Place};
 use crate::storage::replay::{self, Replayed};
 use crate::storage::segment::{self, HEADER_BYTES, SegmentHeader, SegmentName};
 use bytes::BytesMut;
@@ -65,6 +66,65 @@ pub struct WalBatch {
     pub entries: Vec<Entry>,
 }
 
+/// What batches amount to.
+struct Content {
+    /// The bytes of their records.
+    size: usize,
+    /// The end of the log after them.
+    last_index: u64,
+    hard_state: HardState,
+}
+
+impl Content {
+    fn of(batches: &[WalBatch], last_index: u64, hard_state: HardState) -> Content {
+        let mut content = Content { size: 0, last_index, hard_state };
+        for batch in batches {
+            if let Some(state) = batch.hard_state {
+                content.size += frame::hard_state_bytes();
+                content.hard_state = state;
+            }
+            for entry in &batch.entries {
+                assert!(
+                    entry.index <= content.last_index + 1 && entry.index > 0,
+                    "entry {} does not continue a log that ends at {}",
+                    entry.index,
+                    content.last_index
+                );
+                content.size += frame::entry_bytes(entry.data.len());
+                content.last_index = entry.index;
+            }
+        }
+        content
+    }
+
+    /// Writes `batches` into `buffer` as one batch of the log, or nothing if they are empty.
+    /// Returns the chain after it.
+    fn encode(
+        &self,
+        batches: &[WalBatch],
+        buffer: &mut BytesMut,
+        place: Place,
+        expected: Expected,
+    ) -> u32 {
+        if self.size == 0 {
+            return expected.chain;
+        }
+        buffer.reserve(frame::batch_bytes(self.size));
+        let mut writer = BatchWriter::new(buffer, expected.chain);
+        for batch in batches {
+            for entry in &batch.entries {
+                writer.entry(entry);
+            }
+            if let Some(state) = &batch.hard_state {
+                writer.hard_state(state);
+            }
+        }
+        let chain = writer.finish(place, expected.sequence);
+        assert_eq!(buffer.len(), frame::batch_bytes(self.size), "the size was worked out wrongly");
+        chain
+    }
+}
+
 /// An open log, positioned behind its last batch.
 pub struct Wal {
     disk: Arc<dyn Disk>,
@@ -97,14 +157,22 @@ impl Wal {
         metadata: WalMetadata,
         options: WalOptions,
     ) -> Result<Wal, StorageError> {
+        Wal::create_with(disk, dir, metadata, options, &[]).await
+    }
+
+    /// Like `create`, with a log that says `batches` from the first moment on: a crash leaves
+    /// either no log or all of this.
+    pub async fn create_with(
+        disk: Arc<dyn Disk>,
+        dir: &Path,
+        metadata: WalMetadata,
+        options: WalOptions,
+        batches: &[WalBatch],
+    ) -> Result<Wal, StorageError> {
         if Wal::exists(&*disk, dir)? {
             return Err(StorageError::AlreadyInitialised { path: dir.to_path_buf() });
         }
-        disk.create_dir_all(dir).map_err(|error| StorageError::io(dir, "making", error))?;
-        if let Some(parent) = dir.parent() {
-            let synced = disk.sync_dir(parent).await;
-            synced.map_err(|error| StorageError::io(parent, "syncing", error))?;
-        }
+        directory::make_durable(&*disk, dir).await?;
         let header = SegmentHeader {
             name: SegmentName { sequence: 0, first_index: FIRST_INDEX },
             metadata,
@@ -112,8 +180,19 @@ impl Wal {
             batch: 0,
             chain: 0,
         };
-        let length = options.segment_bytes.max(HEADER_BYTES);
-        let (path, file) = segment::create(&*disk, dir, &header, length).await?;
+        let place = Place {
+            cluster_id: metadata.cluster_id,
+            member_id: metadata.member_id,
+            segment: 0,
+            offset: HEADER_BYTES,
+        };
+        let mut buffer = BytesMut::new();
+        let content = Content::of(batches, FIRST_INDEX - 1, HardState::default());
+        let chain = content.encode(batches, &mut buffer, place, Expected { sequence: 0, chain: 0 });
+        let used = HEADER_BYTES + buffer.len() as u64;
+        let length = options.segment_bytes.max(used);
+        let (path, file) = segment::create(&*disk, dir, &header, &buffer, length).await?;
+        buffer.clear();
         Ok(Wal {
             disk,
             dir: dir.to_path_buf(),
@@ -122,12 +201,12 @@ impl Wal {
             segments: VecDeque::from([(header.name, length)]),
             path,
             file,
-            offset: HEADER_BYTES,
-            batch: 0,
-            chain: 0,
-            hard_state: HardState::default(),
-            last_index: FIRST_INDEX - 1,
-            buffer: BytesMut::new(),
+            offset: used,
+            batch: u64::from(content.size > 0),
+            chain,
+            hard_state: content.hard_state,
+            last_index: content.last_index,
+            buffer,
             in_doubt: false,
         })
     }
@@ -184,41 +263,16 @@ impl Wal {
     /// After `NoSpace` the log is as before and may be appended to again. After any other error
     /// what the disk holds is unknown, and every later append is refused: the process must end.
     pub async fn append(&mut self, batches: &[WalBatch]) -> Result<(), StorageError> {
-        let mut size = 0;
-        let (mut last_index, mut hard_state) = (self.last_index, self.hard_state);
-        for batch in batches {
-            if let Some(state) = batch.hard_state {
-                size += frame::hard_state_bytes();
-                hard_state = state;
-            }
-            for entry in &batch.entries {
-                assert!(
-                    entry.index <= last_index + 1 && entry.index > 0,
-                    "entry {} does not continue a log that ends at {last_index}",
-                    entry.index
-                );
-                size += frame::entry_bytes(entry.data.len());
-                last_index = entry.index;
-            }
-        }
-        if size == 0 {
+        let content = Content::of(batches, self.last_index, self.hard_state);
+        if content.size == 0 {
             return Ok(());
         }
-        self.make_room(frame::batch_bytes(size)).await?;
+        self.make_room(frame::batch_bytes(content.size)).await?;
         let place = self.place();
-        let mut writer = BatchWriter::new(&mut self.buffer, self.chain);
-        for batch in batches {
-            // The entries first: a commit index never stands before what it covers.
-            for entry in &batch.entries {
-                writer.entry(entry);
-            }
-            if let Some(state) = &batch.hard_state {
-                writer.hard_state(state);
-            }
-        }
-        let chain = writer.finish(place, self.batch);
+        let expected = Expected { sequence: self.batch, chain: self.chain };
+        let chain = content.encode(batches, &mut self.buffer, place, expected);
         self.write(chain).await?;
-        (self.last_index, self.hard_state) = (last_index, hard_state);
+        (self.last_index, self.hard_state) = (content.last_index, content.hard_state);
         Ok(())
     }
 
@@ -315,7 +369,7 @@ impl Wal {
         };
         let length = self.options.segment_bytes.max(HEADER_BYTES + size);
         self.in_doubt = true;
-        let made = segment::create(&*self.disk, &self.dir, &header, length).await;
+        let made = segment::create(&*self.disk, &self.dir, &header, &[], length).await;
         self.in_doubt = made.as_ref().is_err_and(|e| !matches!(e, StorageError::NoSpace { .. }));
         (self.path, self.file) = made?;
         self.segments.push_back((header.name, length));
