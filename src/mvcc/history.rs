@@ -16,7 +16,7 @@ impl Store {
         let from = from.max(self.compacted).max(0);
         let mut chunk = HistoryChunk { next: from, ..HistoryChunk::default() };
         let (mut count, mut bytes) = (0_usize, 0_usize);
-        for record in self.log.from(from, 0) {
+        for record in self.log.from(from, 0).filter(|record| self.survives(record)) {
             match chunk.revisions.last_mut() {
                 Some((main, changes)) if *main == record.main => changes.push(self.change(record)),
                 _ => {

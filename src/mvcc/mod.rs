@@ -22,6 +22,8 @@ mod index;
 mod key_index;
 mod log;
 mod owned;
+#[cfg(test)]
+mod properties;
 pub mod range;
 pub mod record;
 pub mod restore;
@@ -30,4 +32,6 @@ mod sort;
 pub mod store;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod twin;
 pub mod txn;

@@ -126,7 +126,7 @@ impl Store {
         self.log.find(revision.main, sub).is_some_and(|record| self.survives(record))
     }
 
-    fn survives(&self, record: &Version) -> bool {
+    pub(super) fn survives(&self, record: &Version) -> bool {
         if record.main > self.compacted {
             return true;
         }

@@ -201,13 +201,25 @@ impl Store {
         Some(self.key_value(record).unwrap_or_else(|error| broken(record, &error)))
     }
 
-    /// Reads the value of `change.prev` if memory did not hold it when the change was made.
+    /// Reads the value of `change.prev` if memory did not hold it when the change was made. A
+    /// compaction since then may have taken the version away: then there is none.
     pub fn fill_prev(&self, change: &mut Change) {
         if !change.prev_is_cold {
             return;
         }
-        change.prev = self.value_at(&change.kv.key, change.kv.mod_revision - 1);
         change.prev_is_cold = false;
+        change.prev = self.read_prev(&change.kv.key, change.kv.mod_revision, change.sub);
+    }
+
+    fn read_prev(&self, key: &[u8], main: i64, sub: i64) -> Option<KeyValue> {
+        if main <= self.compacted {
+            return None;
+        }
+        let id = self.index.get(&self.keys, key)?;
+        let sub = u32::try_from(sub).expect("a transaction fits into memory");
+        let mark = self.keys.entry(id).before(main, sub)?;
+        let record = self.record(mark);
+        Some(self.key_value(record).unwrap_or_else(|error| broken(record, &error)))
     }
 
     /// The record of key `id` that a reader at `main` sees.
