@@ -10,7 +10,11 @@ pub struct Change {
     pub kv: KeyValue,
     /// The version before, if there was one and compaction has left it in place.
     pub prev: Option<KeyValue>,
+    /// The value of `prev` is not in memory and left empty.
+    pub prev_is_cold: bool,
     pub deleted: bool,
+    /// The place of this change among those of its revision.
+    pub sub: i64,
 }
 
 /// All changes of one revision, in the order in which they were made.

@@ -26,3 +26,10 @@ pub mod ranges;
 pub mod catch_up;
 mod stream;
 mod watcher;
+
+#[cfg(test)]
+mod golden;
+#[cfg(test)]
+mod model;
+#[cfg(test)]
+mod twin;
