@@ -4,9 +4,11 @@
 use super::catch_up::StepBudget;
 use super::hub::{Hub, HubOptions, StreamId};
 use super::model::{ModelStore, print};
-use crate::pb::etcdserverpb::WatchCreateRequest;
+use crate::pb::etcdserverpb::{WatchCreateRequest, WatchResponse};
 use bytes::Bytes;
 use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+use std::task::{Wake, Waker};
 use std::time::Duration;
 
 struct Story {
@@ -14,17 +16,18 @@ struct Story {
     store: ModelStore,
     streams: BTreeMap<String, StreamId>,
     now: Duration,
+    woken: Arc<Mutex<Vec<String>>>,
 }
 
 impl Story {
     fn new(options: HubOptions) -> Story {
         let (store, streams) = (ModelStore::default(), BTreeMap::new());
-        Story { hub: Hub::new(options, 1), store, streams, now: Duration::ZERO }
+        let woken = Arc::default();
+        Story { hub: Hub::new(options, 1), store, streams, now: Duration::ZERO, woken }
     }
 
     fn run(&mut self, line: &str) -> String {
         let words: Vec<&str> = line.split_whitespace().collect();
-        let mut wakes = Vec::new();
         let mut out = String::new();
         match words[0] {
             // options queue=2 bytes=100 response=50 fragment=60
@@ -49,7 +52,7 @@ impl Story {
             // txn a=1 b=2 -c: one revision; each put or delete of it is published
             "txn" => {
                 if let Some(revision) = self.store.write(&ops(&words[1..])) {
-                    self.hub.publish(revision.main, &revision.changes, &mut wakes);
+                    self.hub.publish(revision.main, &revision.changes);
                 }
             }
             // missed a=1: a revision that arrives with a snapshot
@@ -61,31 +64,49 @@ impl Story {
             "step" => {
                 let changes = words.get(1).map_or(1000, |n| n.parse().expect("a number"));
                 let budget = StepBudget { changes, items: 1000 };
-                let more = self.hub.catch_up(&self.store, budget, &mut wakes);
+                let more = self.hub.catch_up(&self.store, budget);
                 out += &format!("more={more}\n");
             }
             "tick" => {
                 self.now += Duration::from_secs(words[1].parse().expect("seconds"));
-                self.hub.tick_progress(self.now, &mut wakes);
+                self.hub.tick_progress(self.now);
             }
             "next" => {
-                let response = self.hub.next(self.streams[words[1]]);
+                let response = self.next(words[1]);
                 out += &response.map_or("nothing\n".into(), |r| print(&r) + "\n");
             }
             "drain" => {
-                while let Some(response) = self.hub.next(self.streams[words[1]]) {
+                while let Some(response) = self.next(words[1]) {
                     out += &(print(&response) + "\n");
                 }
             }
             "stats" => out += &format!("{:?}\n", self.hub.stats()),
             other => panic!("no such command: {other}"),
         }
-        if !wakes.is_empty() {
-            let name = |id| self.streams.iter().find(|(_, s)| **s == id).expect("open").0.clone();
-            let names: Vec<String> = wakes.into_iter().map(name).collect();
-            out += &format!("wakes {}\n", names.join(" "));
+        let mut woken = self.woken.lock().expect("no reader panics");
+        if !woken.is_empty() {
+            out += &format!("wakes {}\n", woken.join(" "));
+            woken.clear();
         }
+        drop(woken);
         out
+    }
+
+    fn next(&mut self, stream: &str) -> Option<WatchResponse> {
+        let reader = Reader { name: stream.to_owned(), woken: Arc::clone(&self.woken) };
+        self.hub.poll_next(self.streams[stream], &Waker::from(Arc::new(reader)))
+    }
+}
+
+/// Notes that it was woken.
+struct Reader {
+    name: String,
+    woken: Arc<Mutex<Vec<String>>>,
+}
+
+impl Wake for Reader {
+    fn wake(self: Arc<Self>) {
+        self.woken.lock().expect("no reader panics").push(self.name.clone());
     }
 }
 

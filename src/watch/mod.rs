@@ -15,8 +15,8 @@
 //!
 //! `hub.rs` is where to begin; `catch_up.rs` reads the past; `ranges.rs` finds watchers by key.
 
-/// What is published, and the past of it.
-pub mod change;
+/// The past, for those behind.
+pub mod history;
 /// All watchers of one member.
 pub mod hub;
 /// Which watchers a key concerns.

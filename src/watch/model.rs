@@ -1,6 +1,7 @@
 //! The simplest store that watchers can be tested on, and a plain way to print responses.
 
-use super::change::{Change, History, Revision};
+use super::history::{History, Revision};
+use crate::mvcc::change::Change;
 use crate::pb::etcdserverpb::WatchResponse;
 use crate::pb::mvccpb::{Event, KeyValue};
 use bytes::Bytes;

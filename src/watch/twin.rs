@@ -2,10 +2,10 @@
 //! owed, and a finger on the next one.
 
 use super::catch_up::StepBudget;
-use super::change::Change;
 use super::hub::{Hub, HubOptions, NO_WATCH_ID, StreamId};
 use super::model::{ModelStore, print};
 use super::ranges::KeyRange;
+use crate::mvcc::change::Change;
 use crate::pb::etcdserverpb::{WatchCreateRequest, WatchResponse};
 use bytes::Bytes;
 use proptest::prelude::*;
@@ -113,7 +113,6 @@ impl World {
     }
 
     fn run(&mut self, step: Step) {
-        let mut wakes = Vec::new();
         match step {
             Step::Open => {
                 let free = (0..3).find(|n| !self.streams.contains_key(n));
@@ -159,19 +158,19 @@ impl World {
             }
             Step::Publish(ops) => {
                 if let Some(revision) = self.store.write(&ops_of(ops)) {
-                    self.hub.publish(revision.main, &revision.changes, &mut wakes);
+                    self.hub.publish(revision.main, &revision.changes);
                 }
             }
             Step::Compact(behind) => self.store.compact(self.hub.revision() - behind),
             Step::CatchUp { changes, items } => {
-                self.hub.catch_up(&self.store, StepBudget { changes, items }, &mut wakes);
+                self.hub.catch_up(&self.store, StepBudget { changes, items });
             }
             Step::Read { stream, count } => {
                 (0..count).all(|_| self.read(stream));
             }
             Step::Tick => {
                 self.now += Duration::from_secs(6);
-                self.hub.tick_progress(self.now, &mut wakes);
+                self.hub.tick_progress(self.now);
             }
             Step::Install(ops) => {
                 self.store.write(&ops_of(ops));
@@ -221,7 +220,7 @@ impl World {
         for round in 0.. {
             assert!(round < 10_000, "Reliable: never comes to rest");
             let budget = StepBudget { changes: 3, items: 3 };
-            self.hub.catch_up(&self.store, budget, &mut Vec::new());
+            self.hub.catch_up(&self.store, budget);
             let mut any = false;
             for n in 0..3 {
                 while self.read(n) {
