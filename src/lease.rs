@@ -170,8 +170,11 @@ impl Lessor {
         self.leases.contains_key(&id)
     }
 
-    /// Makes a key end with a lease, which must exist: apply has checked it.
+    /// Makes a key end with a lease, which must exist: apply has checked it. 0 is no lease.
     pub fn attach(&mut self, key: &Bytes, id: i64) {
+        if id == 0 {
+            return;
+        }
         let lease = self.leases.get_mut(&id);
         let lease =
             lease.unwrap_or_else(|| panic!("{key:?} attached to lease {id}, which is gone"));

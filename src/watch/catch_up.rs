@@ -1,7 +1,7 @@
 //! Feeds the watchers that are behind from history, in bounded steps.
 
-use super::change::{History, Revision};
-use super::hub::{Hub, StreamId, wake};
+use super::history::{History, Revision};
+use super::hub::Hub;
 use super::ranges::Slot;
 use super::stream::Turn;
 use super::watcher::State;
@@ -39,13 +39,8 @@ impl Hub {
     /// Steps turn about between the watcher farthest behind and the one least far, so that the
     /// one does not keep the other waiting for a million revisions. On its way the last one
     /// picks up all others.
-    pub fn catch_up<H: History + ?Sized>(
-        &mut self,
-        history: &H,
-        budget: StepBudget,
-        wakes: &mut Vec<StreamId>,
-    ) -> bool {
-        self.end_compacted(history.compact_revision(), wakes);
+    pub fn catch_up<H: History + ?Sized>(&mut self, history: &H, budget: StepBudget) -> bool {
+        self.end_compacted(history.compact_revision());
         self.newest_first = !self.newest_first;
         let pick = if self.newest_first { self.behind.last() } else { self.behind.first() };
         let Some(&(from, _)) = pick else { return false };
@@ -54,13 +49,13 @@ impl Hub {
         let stretch = history.history(from, self.revision, budget.changes);
         let last = stretch.last().map_or(self.revision, |revision| revision.main);
         let step = self.take_step(from, last);
-        let upto = self.hand_out(&stretch, last, &step, budget.items, wakes);
+        let upto = self.hand_out(&stretch, last, &step, budget.items);
         self.finish_step(&step, upto);
         self.is_behind()
     }
 
     /// Ends the watchers that want what is compacted, each behind the events it still has.
-    fn end_compacted(&mut self, compact_revision: i64, wakes: &mut Vec<StreamId>) {
+    fn end_compacted(&mut self, compact_revision: i64) {
         while let Some(&(next, slot)) = self.behind.first() {
             if next >= compact_revision {
                 break;
@@ -72,7 +67,7 @@ impl Hub {
             let (serial, id) = (watcher.serial, watcher.stream);
             let stream = self.stream(id);
             stream.line.push_back(Turn::End(slot, serial));
-            wake(stream, id, wakes);
+            stream.wake();
         }
     }
 
@@ -95,7 +90,6 @@ impl Hub {
         last: i64,
         step: &[Slot],
         items_max: usize,
-        wakes: &mut Vec<StreamId>,
     ) -> i64 {
         let mut items = 0;
         let mut touched = std::mem::take(&mut self.touched);
@@ -104,7 +98,7 @@ impl Hub {
             self.find(revision, step, &mut touched);
             items += touched.len();
             for slot in touched.drain(..) {
-                self.offer(slot, revision.main, &revision.changes, wakes);
+                self.offer(slot, revision.main, &revision.changes);
             }
             if items >= items_max {
                 upto = revision.main;

@@ -4,13 +4,14 @@
 //! a response is made when its stream asks. So a reader that stops costs a bounded list of
 //! references, and one that lags gets several revisions in one response.
 
-use super::change::Change;
 use super::ranges::{KeyRange, RangeIndex, Slot, mix};
 use super::stream::{PROGRESS_IN_LINE_MAX, Stream, Turn};
 use super::watcher::{Item, State, Watcher};
+use crate::mvcc::change::Change;
 use crate::pb::etcdserverpb::{ResponseHeader, WatchCreateRequest, WatchResponse};
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::task::Waker;
 use std::time::Duration;
 
 /// Stands for all watchers of a stream, and for a watcher that was not created.
@@ -242,14 +243,15 @@ impl Hub {
             let stream = self.stream(id.0);
             stream.progress_in_line += 1;
             stream.line.push_back(Turn::Progress(revision));
+            stream.wake();
         }
     }
 
     // --- what the store tells ---
 
-    /// Notes the changes of a revision for every synced watcher they concern, and adds to `wakes`
-    /// the streams whose readers wait.
-    pub fn publish(&mut self, revision: i64, changes: &Arc<[Change]>, wakes: &mut Vec<StreamId>) {
+    /// Notes the changes of a revision for every synced watcher they concern, and wakes the
+    /// readers that wait for them.
+    pub fn publish(&mut self, revision: i64, changes: &Arc<[Change]>) {
         assert!(revision > self.revision, "published {revision} after {}", self.revision);
         self.revision = revision;
         let mut touched = std::mem::take(&mut self.touched);
@@ -270,7 +272,7 @@ impl Hub {
             });
         }
         for slot in touched.drain(..) {
-            self.offer(slot, revision, changes, wakes);
+            self.offer(slot, revision, changes);
         }
         self.touched = touched;
     }
@@ -293,13 +295,13 @@ impl Hub {
     }
 
     /// Lets the progress timers strike that are due, and says when the next one is.
-    pub fn tick_progress(&mut self, now: Duration, wakes: &mut Vec<StreamId>) -> Option<Duration> {
+    pub fn tick_progress(&mut self, now: Duration) -> Option<Duration> {
         while let Some(&(at, id)) = self.timers.first() {
             if at > now {
                 return Some(at);
             }
             self.timers.pop_first();
-            self.report_progress(id, wakes);
+            self.report_progress(id);
             let stream = self.stream(id);
             stream.progress_at = None;
             if stream.progress_watchers > 0 {
@@ -311,7 +313,7 @@ impl Hub {
         None
     }
 
-    fn report_progress(&mut self, id: u32, wakes: &mut Vec<StreamId>) {
+    fn report_progress(&mut self, id: u32) {
         let stream = self.streams[id as usize].as_mut().expect("a closed stream has no timer");
         let before = stream.line.len();
         for &slot in stream.ids.values() {
@@ -327,13 +329,26 @@ impl Hub {
             watcher.quiet = true;
         }
         if stream.line.len() > before {
-            wake(stream, id, wakes);
+            stream.wake();
         }
     }
 
     // --- what leaves ---
 
-    /// The next response of a stream. None means that its reader will be woken.
+    /// The next response of a stream, for a reader that wants to be woken if there is none.
+    pub fn poll_next(&mut self, id: StreamId, waker: &Waker) -> Option<WatchResponse> {
+        let response = self.next(id);
+        if response.is_none() {
+            let stream = self.stream(id.0);
+            match &mut stream.waker {
+                Some(known) => known.clone_from(waker),
+                none => *none = Some(waker.clone()),
+            }
+        }
+        response
+    }
+
+    /// The next response of a stream, if there is one.
     ///
     /// Of the header only the revision is set: everything up to it that concerns the watcher
     /// has been handed out with this response.
@@ -344,7 +359,6 @@ impl Hub {
                 return Some(fragment);
             }
             let Some(turn) = stream.line.pop_front() else {
-                stream.asleep = true;
                 return None;
             };
             let response = match turn {
@@ -452,13 +466,7 @@ impl Hub {
     // --- within ---
 
     /// Queues the changes found for a watcher, or parks it if its stream is full.
-    pub(super) fn offer(
-        &mut self,
-        slot: Slot,
-        revision: i64,
-        changes: &Arc<[Change]>,
-        wakes: &mut Vec<StreamId>,
-    ) {
+    pub(super) fn offer(&mut self, slot: Slot, revision: i64, changes: &Arc<[Change]>) {
         let watcher = self.watchers[slot as usize].as_mut().expect("a watcher with hits");
         let stream = self.streams[watcher.stream as usize].as_mut().expect("its stream is open");
         let items_max =
@@ -477,7 +485,7 @@ impl Hub {
             watcher.in_line = true;
             stream.line.push_back(Turn::Events(slot, watcher.serial));
         }
-        wake(stream, watcher.stream, wakes);
+        stream.wake();
     }
 
     /// Once half of a full stream is handed out, its parked watchers go on from history.
@@ -528,13 +536,5 @@ impl Hub {
 
     pub(super) fn stream(&mut self, id: u32) -> &mut Stream {
         self.streams[id as usize].as_mut().expect("the stream is open")
-    }
-}
-
-/// Wakes a reader once.
-pub(super) fn wake(stream: &mut Stream, id: u32, wakes: &mut Vec<StreamId>) {
-    if stream.asleep {
-        stream.asleep = false;
-        wakes.push(StreamId(id));
     }
 }

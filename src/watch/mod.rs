@@ -15,8 +15,8 @@
 //!
 //! `hub.rs` is where to begin; `catch_up.rs` reads the past; `ranges.rs` finds watchers by key.
 
-/// What is published, and the past of it.
-pub mod change;
+/// The past, for those behind.
+pub mod history;
 /// All watchers of one member.
 pub mod hub;
 /// Which watchers a key concerns.
@@ -26,3 +26,10 @@ pub mod ranges;
 pub mod catch_up;
 mod stream;
 mod watcher;
+
+#[cfg(test)]
+mod golden;
+#[cfg(test)]
+mod model;
+#[cfg(test)]
+mod twin;

@@ -3,6 +3,7 @@
 use super::ranges::Slot;
 use crate::pb::etcdserverpb::WatchResponse;
 use std::collections::{BTreeMap, VecDeque};
+use std::task::Waker;
 use std::time::Duration;
 
 /// How many reports of progress for all watchers may stand in line at once. A further request is
@@ -47,8 +48,8 @@ pub struct Stream {
     /// How many `Progress` turns are in line.
     pub progress_in_line: usize,
     pub parked: Vec<Slot>,
-    /// The reader has seen an empty line and waits to be woken.
-    pub asleep: bool,
+    /// Whom to wake once there is something in line; set by a reader that found nothing.
+    pub waker: Option<Waker>,
     pub progress_watchers: usize,
     /// When the progress timer strikes; None while no watcher asked for it.
     pub progress_at: Option<Duration>,
@@ -67,7 +68,7 @@ impl Stream {
             replies: 0,
             progress_in_line: 0,
             parked: Vec::new(),
-            asleep: false,
+            waker: None,
             progress_watchers: 0,
             progress_at: None,
             progress_interval,
@@ -96,5 +97,13 @@ impl Stream {
     pub fn reply(&mut self, response: WatchResponse) {
         self.replies += 1;
         self.line.push_back(Turn::Reply(Box::new(response)));
+        self.wake();
+    }
+
+    /// Wakes the reader, once for each time that it found nothing.
+    pub fn wake(&mut self) {
+        if let Some(waker) = self.waker.take() {
+            waker.wake();
+        }
     }
 }

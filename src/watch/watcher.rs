@@ -1,7 +1,7 @@
 //! One watcher: what it wants, how far it has come, and what waits for it.
 
-use super::change::Change;
 use super::ranges::KeyRange;
+use crate::mvcc::change::Change;
 use crate::pb::etcdserverpb::WatchCreateRequest;
 use crate::pb::etcdserverpb::watch_create_request::FilterType;
 use crate::pb::mvccpb::{Event, KeyValue, event::EventType};
