@@ -53,13 +53,10 @@ impl Cluster for ClusterService {
         request: Request<MemberListRequest>,
     ) -> Result<Response<MemberListResponse>, Status> {
         let work = |_: Caller, request: MemberListRequest| async move {
-            self.front.not_for_learners()?;
-            let handle = &self.front.handle;
-            if request.linearizable {
-                handle.linearizable_barrier().await?;
-            }
-            let members = handle.shared().state().members.iter().map(shown).collect();
-            Ok(MemberListResponse { header: Some(handle.cluster_header()), members })
+            self.front.handle.check_voter()?;
+            let (header, members) = self.front.handle.members(request.linearizable).await?;
+            let members = members.iter().map(shown).collect();
+            Ok(MemberListResponse { header: Some(header), members })
         };
         self.front.unary(&self.list, request, work).await
     }

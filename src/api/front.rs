@@ -76,12 +76,6 @@ impl Front {
         call.end(status.code() as i32);
         Err(status)
     }
-
-    /// Refuses what a learner can't answer.
-    pub fn not_for_learners(&self) -> Result<(), Error> {
-        let is_learner = self.handle.view().is_learner;
-        if is_learner { Err(Error::NotSupportedForLearner) } else { Ok(()) }
-    }
 }
 
 /// A client may name any version; only what looks like one becomes a label, for labels stay in

@@ -9,7 +9,8 @@ use crate::mvcc::range::RangeCursor;
 use crate::pb::etcdserverpb::kv_server::Kv;
 use crate::pb::etcdserverpb::{
     CompactionRequest, CompactionResponse, DeleteRangeRequest, DeleteRangeResponse, PutRequest,
-    PutResponse, RangeRequest, RangeResponse, RangeStreamResponse, TxnRequest, TxnResponse,
+    PutResponse, RangeRequest, RangeResponse, RangeStreamResponse, ResponseHeader, TxnRequest,
+    TxnResponse,
 };
 use crate::pb::mvccpb::KeyValue;
 use crate::server::handle::{Caller, Handle};
@@ -64,8 +65,17 @@ impl KvService {
         if request.count_only {
             return Ok(count(handle, caller, request).boxed());
         }
-        let cursor = handle.open_range(&caller, &request).await.map_err(to_status)?;
-        Ok(Chunks::new(handle, cursor, self.range_stream.clone()).into_stream())
+        let (cursor, header) = handle.open_range(&caller, &request).await.map_err(to_status)?;
+        Ok(Chunks {
+            handle,
+            cursor,
+            header,
+            call: self.range_stream.clone(),
+            waiting: None,
+            keys: FIRST_CHUNK_KEYS,
+            ended: false,
+        }
+        .into_stream())
     }
 }
 
@@ -86,6 +96,8 @@ fn count(
 struct Chunks {
     handle: Handle,
     cursor: RangeCursor,
+    /// Of the whole answer.
+    header: ResponseHeader,
     call: Call,
     /// Read and not sent yet: only the last chunk carries a header, and whether this is the last
     /// one shows when there is no next.
@@ -95,10 +107,6 @@ struct Chunks {
 }
 
 impl Chunks {
-    fn new(handle: Handle, cursor: RangeCursor, call: Call) -> Chunks {
-        Chunks { handle, cursor, call, waiting: None, keys: FIRST_CHUNK_KEYS, ended: false }
-    }
-
     fn into_stream(self) -> BoxStream<'static, Result<RangeStreamResponse, Status>> {
         stream::unfold(self, |mut chunks| async move {
             let chunk = chunks.next().await?;
@@ -134,7 +142,7 @@ impl Chunks {
         self.call.sent();
         self.call.end(0);
         answer(RangeResponse {
-            header: Some(self.handle.shared().header_at(self.cursor.header_revision())),
+            header: Some(self.header),
             kvs: self.waiting.take().unwrap_or_default(),
             more: self.cursor.more,
             count: self.cursor.count,

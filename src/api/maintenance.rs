@@ -1,17 +1,15 @@
 //! The Maintenance service: how a member is, and what operators do to it.
 
 use crate::api::front::Front;
-use crate::apply::outcome::Response as Applied;
-use crate::apply::request::Op;
 use crate::error::Error;
-use crate::metrics::{CLUSTER_VERSION, Call, ETCD_VERSION};
+use crate::metrics::Call;
 use crate::pb::etcdserverpb::alarm_request::AlarmAction;
 use crate::pb::etcdserverpb::maintenance_server::Maintenance;
 use crate::pb::etcdserverpb::{
-    AlarmMember, AlarmRequest, AlarmResponse, AlarmType, DefragmentRequest, DefragmentResponse,
-    DowngradeInfo, DowngradeRequest, DowngradeResponse, HashKvRequest, HashKvResponse, HashRequest,
-    HashResponse, MoveLeaderRequest, MoveLeaderResponse, SnapshotRequest, SnapshotResponse,
-    StatusRequest, StatusResponse,
+    AlarmRequest, AlarmResponse, AlarmType, DefragmentRequest, DefragmentResponse,
+    DowngradeRequest, DowngradeResponse, HashKvRequest, HashKvResponse, HashRequest, HashResponse,
+    MoveLeaderRequest, MoveLeaderResponse, SnapshotRequest, SnapshotResponse, StatusRequest,
+    StatusResponse,
 };
 use crate::server::handle::{Caller, Handle};
 use futures::stream::BoxStream;
@@ -49,64 +47,18 @@ impl MaintenanceService {
     }
 }
 
-/// How this member sees itself; asks nobody.
-fn status(handle: &Handle) -> StatusResponse {
-    let view = handle.view();
-    let (size, alarms) = {
-        let state = handle.shared().state();
-        (state.store.live_bytes(), state.alarms.list(AlarmType::None))
-    };
-    let mut errors: Vec<String> = alarms.iter().map(alarm_text).collect();
-    if view.leader == 0 {
-        errors.insert(0, "etcdserver: no leader".to_string());
+/// The wish as one that the state machine knows: nothing unknown goes into the log.
+fn check_alarm(request: &AlarmRequest) -> Result<(), Error> {
+    if AlarmAction::try_from(request.action).is_err() {
+        return Err(Error::UnknownEnum("alarm action"));
     }
-    let size = i64::try_from(size).unwrap_or(i64::MAX);
-    StatusResponse {
-        header: Some(handle.header()),
-        version: ETCD_VERSION.to_string(),
-        db_size: size,
-        db_size_in_use: size,
-        leader: view.leader,
-        raft_index: view.commit,
-        raft_term: view.term,
-        raft_applied_index: view.applied,
-        errors,
-        is_learner: view.is_learner,
-        storage_version: CLUSTER_VERSION.to_string(),
-        downgrade_info: Some(DowngradeInfo::default()),
-        ..Default::default()
+    if AlarmType::try_from(request.alarm).is_err() {
+        return Err(Error::UnknownEnum("alarm type"));
     }
+    Ok(())
 }
 
-/// An alarm as etcd prints it, the trailing space included.
-fn alarm_text(alarm: &AlarmMember) -> String {
-    format!("memberID:{} alarm:{} ", alarm.member_id, alarm.alarm().as_str_name())
-}
-
-async fn alarm(
-    handle: &Handle,
-    caller: &Caller,
-    request: AlarmRequest,
-) -> Result<AlarmResponse, Error> {
-    let action = AlarmAction::try_from(request.action);
-    let action = action.map_err(|_| Error::UnknownEnum("alarm action"))?;
-    let kind = AlarmType::try_from(request.alarm);
-    let kind = kind.map_err(|_| Error::UnknownEnum("alarm type"))?;
-    let alarms = match action {
-        AlarmAction::Get => {
-            handle.linearizable_barrier().await?;
-            handle.shared().state().alarms.list(kind)
-        }
-        AlarmAction::Activate | AlarmAction::Deactivate => {
-            match handle.propose(caller, Op::Alarm(request)).await? {
-                Applied::Alarms(alarms) => alarms,
-                other => unreachable!("an alarm was answered with {other:?}"),
-            }
-        }
-    };
-    Ok(AlarmResponse { header: Some(handle.header()), alarms })
-}
-
+/// Like `Handle::hash_kv`, in steps, so that writes go on beside it.
 async fn hash_kv(handle: &Handle, revision: i64) -> Result<HashKvResponse, Error> {
     let mut cursor = handle.shared().state().store.open_hash(revision)?;
     loop {
@@ -143,8 +95,9 @@ impl Maintenance for MaintenanceService {
         request: Request<AlarmRequest>,
     ) -> Result<Response<AlarmResponse>, Status> {
         let work = |caller: Caller, request: AlarmRequest| async move {
-            self.front.not_for_learners()?;
-            alarm(&self.front.handle, &caller, request).await
+            self.front.handle.check_voter()?;
+            check_alarm(&request)?;
+            self.front.handle.alarm(&caller, request).await
         };
         self.front.unary(&self.alarm, request, work).await
     }
@@ -153,7 +106,7 @@ impl Maintenance for MaintenanceService {
         &self,
         request: Request<StatusRequest>,
     ) -> Result<Response<StatusResponse>, Status> {
-        let work = |_: Caller, _: StatusRequest| async { Ok(status(&self.front.handle)) };
+        let work = |_: Caller, _: StatusRequest| async { Ok(self.front.handle.status()) };
         self.front.unary(&self.status, request, work).await
     }
 
@@ -163,7 +116,7 @@ impl Maintenance for MaintenanceService {
         request: Request<DefragmentRequest>,
     ) -> Result<Response<DefragmentResponse>, Status> {
         let work = |_: Caller, _: DefragmentRequest| async {
-            self.front.not_for_learners()?;
+            self.front.handle.check_voter()?;
             Ok(DefragmentResponse::default())
         };
         self.front.unary(&self.defragment, request, work).await
@@ -178,7 +131,7 @@ impl Maintenance for MaintenanceService {
         request: Request<HashKvRequest>,
     ) -> Result<Response<HashKvResponse>, Status> {
         let work = |_: Caller, request: HashKvRequest| async move {
-            self.front.not_for_learners()?;
+            self.front.handle.check_voter()?;
             hash_kv(&self.front.handle, request.revision).await
         };
         self.front.unary(&self.hash_kv, request, work).await
