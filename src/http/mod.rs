@@ -1,1 +1,141 @@
-//! Placeholder.
+//! The client port of the daemon: gRPC and plain HTTP, versions 1 and 2, on one socket.
+//!
+//! A connection shows in its first bytes which version it speaks. A request of type
+//! `application/grpc` goes to the service objects that the simulator serves too ([`grpc`]); any
+//! other is a plain question ([`plain`]): health, metrics, version. There is no router and no layer between
+//! the connection and the service, because what stands there is paid for by every request.
+
+pub mod grpc;
+pub mod health;
+pub mod plain;
+pub mod process;
+
+use crate::api::Services;
+use crate::server::handle::Handle;
+use hyper::body::Incoming;
+use hyper::header::CONTENT_TYPE;
+use hyper::service::service_fn;
+use hyper::{Request, Response};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto::Builder;
+use std::convert::Infallible;
+use std::future::Future;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
+use tonic::body::Body;
+
+/// Time that open requests have to finish once the server stops; watches never do by themselves.
+const DRAIN: Duration = Duration::from_secs(1);
+/// Pause after the system refused to give a connection: usually it has no file descriptors left.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// How connections are kept.
+#[derive(Clone, Debug)]
+pub struct Options {
+    pub max_concurrent_streams: u32,
+    pub keepalive_interval: Duration,
+    pub keepalive_timeout: Duration,
+}
+
+/// What one port serves.
+pub struct Site {
+    handle: Handle,
+    /// None on a port that is for probes and metrics alone.
+    services: Option<Services>,
+    options: Options,
+}
+
+impl Site {
+    /// The client port.
+    pub fn clients(handle: Handle, options: Options) -> Arc<Site> {
+        let services = Some(Services::new(handle.clone()));
+        Arc::new(Site { handle, services, options })
+    }
+
+    /// A port of `--listen-metrics-urls`.
+    pub fn probes(handle: Handle, options: Options) -> Arc<Site> {
+        Arc::new(Site { handle, services: None, options })
+    }
+
+    async fn answer(&self, request: Request<Incoming>) -> Response<Body> {
+        let kind = request.headers().get(CONTENT_TYPE);
+        let is_grpc = kind.is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc"));
+        match &self.services {
+            Some(services) if is_grpc => grpc::answer(services, request).await,
+            _ => plain::answer(&self.handle, &request).await,
+        }
+    }
+}
+
+/// Serves connections until `shutdown` completes, then lets open requests finish for a moment.
+pub async fn serve(listener: TcpListener, site: Arc<Site>, shutdown: impl Future<Output = ()>) {
+    let (stop, stopped) = watch::channel(false);
+    let mut shutdown = pin!(shutdown);
+    loop {
+        let accepted = tokio::select! {
+            biased;
+            () = &mut shutdown => break,
+            accepted = listener.accept() => accepted,
+        };
+        match accepted {
+            Ok((stream, _)) => {
+                tokio::spawn(connection(stream, site.clone(), stopped.clone()));
+            }
+            Err(error) => {
+                tracing::warn!(%error, "cannot accept a connection");
+                site.handle.shared().env.clock.sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+    drop(listener);
+    drop(stopped);
+    stop.send_replace(true);
+    // Every connection holds a receiver: none left means that all of them are done.
+    tokio::select! {
+        biased;
+        () = stop.closed() => {}
+        () = site.handle.shared().env.clock.sleep(DRAIN) => {}
+    }
+}
+
+/// Serves one connection to its end. What goes wrong on it is the client's affair: what does not
+/// parse is answered by hyper, and the connection closed.
+async fn connection(stream: TcpStream, site: Arc<Site>, mut stopped: watch::Receiver<bool>) {
+    if let Err(error) = stream.set_nodelay(true) {
+        tracing::debug!(%error, "the peer is gone before its first request");
+        return;
+    }
+    let options = &site.options;
+    let mut builder = Builder::new(TokioExecutor::new());
+    builder.http1().timer(TokioTimer::new());
+    builder
+        .http2()
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(options.max_concurrent_streams)
+        .keep_alive_interval(options.keepalive_interval)
+        .keep_alive_timeout(options.keepalive_timeout);
+    let service = service_fn(|request| {
+        let site = site.clone();
+        async move { Ok::<_, Infallible>(site.answer(request).await) }
+    });
+    let mut serving = pin!(builder.serve_connection(TokioIo::new(stream), service));
+    let ended = tokio::select! {
+        biased;
+        ended = serving.as_mut() => ended,
+        () = until_told(&mut stopped) => {
+            serving.as_mut().graceful_shutdown();
+            serving.await
+        }
+    };
+    if let Err(error) = ended {
+        tracing::debug!(%error, "a connection ended badly");
+    }
+}
+
+async fn until_told(stopped: &mut watch::Receiver<bool>) {
+    // That nobody is left who could tell means the same.
+    drop(stopped.wait_for(|stopped| *stopped).await);
+}

@@ -1,0 +1,163 @@
+//! The Maintenance service: how a member is, and what operators do to it.
+
+use crate::api::front::Front;
+use crate::error::Error;
+use crate::metrics::Call;
+use crate::pb::etcdserverpb::alarm_request::AlarmAction;
+use crate::pb::etcdserverpb::maintenance_server::Maintenance;
+use crate::pb::etcdserverpb::{
+    AlarmRequest, AlarmResponse, AlarmType, DefragmentRequest, DefragmentResponse,
+    DowngradeRequest, DowngradeResponse, HashKvRequest, HashKvResponse, HashRequest, HashResponse,
+    MoveLeaderRequest, MoveLeaderResponse, SnapshotRequest, SnapshotResponse, StatusRequest,
+    StatusResponse,
+};
+use crate::server::handle::{Caller, Handle};
+use futures::stream::BoxStream;
+use tonic::{Request, Response, Status};
+
+/// Records that are hashed in one hold of the state.
+const HASH_STEP_RECORDS: usize = 2_000;
+
+pub struct MaintenanceService {
+    front: Front,
+    alarm: Call,
+    status: Call,
+    defragment: Call,
+    hash: Call,
+    hash_kv: Call,
+    snapshot: Call,
+    move_leader: Call,
+    downgrade: Call,
+}
+
+impl MaintenanceService {
+    pub fn new(front: Front) -> MaintenanceService {
+        let call = |name| front.call("etcdserverpb.Maintenance", name);
+        MaintenanceService {
+            alarm: call("Alarm"),
+            status: call("Status"),
+            defragment: call("Defragment"),
+            hash: call("Hash"),
+            hash_kv: call("HashKV"),
+            snapshot: call("Snapshot"),
+            move_leader: call("MoveLeader"),
+            downgrade: call("Downgrade"),
+            front,
+        }
+    }
+}
+
+/// The wish as one that the state machine knows: nothing unknown goes into the log.
+fn check_alarm(request: &AlarmRequest) -> Result<(), Error> {
+    if AlarmAction::try_from(request.action).is_err() {
+        return Err(Error::UnknownEnum("alarm action"));
+    }
+    if AlarmType::try_from(request.alarm).is_err() {
+        return Err(Error::UnknownEnum("alarm type"));
+    }
+    Ok(())
+}
+
+/// Like `Handle::hash_kv`, in steps, so that writes go on beside it.
+async fn hash_kv(handle: &Handle, revision: i64) -> Result<HashKvResponse, Error> {
+    let mut cursor = handle.shared().state().store.open_hash(revision)?;
+    loop {
+        let step = handle.shared().state().store.hash_step(&mut cursor, HASH_STEP_RECORDS)?;
+        if let Some(result) = step {
+            return Ok(HashKvResponse {
+                header: Some(handle.header()),
+                hash: result.hash,
+                compact_revision: result.compact_revision,
+                hash_revision: result.hash_revision,
+            });
+        }
+        crate::env::yield_now().await;
+    }
+}
+
+async fn move_leader(handle: &Handle, target: u64) -> Result<MoveLeaderResponse, Error> {
+    if !handle.view().is_leader {
+        return Err(Error::NotLeader);
+    }
+    if !handle.shared().state().members.voters().contains(&target) {
+        return Err(Error::BadLeaderTransferee);
+    }
+    handle.move_leader(target).await?;
+    Ok(MoveLeaderResponse::default())
+}
+
+#[tonic::async_trait]
+impl Maintenance for MaintenanceService {
+    type SnapshotStream = BoxStream<'static, Result<SnapshotResponse, Status>>;
+
+    async fn alarm(
+        &self,
+        request: Request<AlarmRequest>,
+    ) -> Result<Response<AlarmResponse>, Status> {
+        let work = |caller: Caller, request: AlarmRequest| async move {
+            self.front.handle.check_voter()?;
+            check_alarm(&request)?;
+            self.front.handle.alarm(&caller, request).await
+        };
+        self.front.unary(&self.alarm, request, work).await
+    }
+
+    async fn status(
+        &self,
+        request: Request<StatusRequest>,
+    ) -> Result<Response<StatusResponse>, Status> {
+        let work = |_: Caller, _: StatusRequest| async { Ok(self.front.handle.status()) };
+        self.front.unary(&self.status, request, work).await
+    }
+
+    /// There is nothing to defragment: files are written once, and merged in the background.
+    async fn defragment(
+        &self,
+        request: Request<DefragmentRequest>,
+    ) -> Result<Response<DefragmentResponse>, Status> {
+        let work = |_: Caller, _: DefragmentRequest| async {
+            self.front.handle.check_voter()?;
+            Ok(DefragmentResponse::default())
+        };
+        self.front.unary(&self.defragment, request, work).await
+    }
+
+    async fn hash(&self, _: Request<HashRequest>) -> Result<Response<HashResponse>, Status> {
+        self.front.absent(&self.hash, "Hash")
+    }
+
+    async fn hash_kv(
+        &self,
+        request: Request<HashKvRequest>,
+    ) -> Result<Response<HashKvResponse>, Status> {
+        let work = |_: Caller, request: HashKvRequest| async move {
+            self.front.handle.check_voter()?;
+            hash_kv(&self.front.handle, request.revision).await
+        };
+        self.front.unary(&self.hash_kv, request, work).await
+    }
+
+    async fn snapshot(
+        &self,
+        _: Request<SnapshotRequest>,
+    ) -> Result<Response<Self::SnapshotStream>, Status> {
+        self.front.absent(&self.snapshot, "Snapshot")
+    }
+
+    async fn move_leader(
+        &self,
+        request: Request<MoveLeaderRequest>,
+    ) -> Result<Response<MoveLeaderResponse>, Status> {
+        let work = |_: Caller, request: MoveLeaderRequest| async move {
+            move_leader(&self.front.handle, request.target_id).await
+        };
+        self.front.unary(&self.move_leader, request, work).await
+    }
+
+    async fn downgrade(
+        &self,
+        _: Request<DowngradeRequest>,
+    ) -> Result<Response<DowngradeResponse>, Status> {
+        self.front.absent(&self.downgrade, "Downgrade")
+    }
+}
