@@ -15,15 +15,20 @@ pub enum Fact {
     Leads {
         term: u64,
     },
-    /// Term, vote and commit as they were handed to the log writer.
+    /// Term, vote and commit, once they are durable.
     HardState {
         term: u64,
         vote: u64,
         commit: u64,
     },
+    /// The entries up to `last_index` are durable on this member.
+    Persisted {
+        last_index: u64,
+    },
     Committed {
         index: u64,
         term: u64,
+        checksum: u32,
     },
     Applied {
         index: u64,
@@ -31,24 +36,27 @@ pub enum Fact {
         revision: i64,
         state_hash: u64,
     },
-    /// What the platter of a member that is down holds: the index of its last whole entry.
-    Platter {
-        last_index: u64,
-    },
     /// What a member that came up again has in its log.
     Recovered {
+        term: u64,
         last_index: u64,
+        commit: u64,
     },
+    /// The harness damaged what the member had made durable: its old promises are void.
+    Damaged,
 }
 
-/// What one member said in its present life, and what of its former ones must still be so.
+/// What one member said.
+///
+/// Invariant: `applied` belongs to the present life, everything else was reported durable and holds
+/// across restarts.
 #[derive(Clone, Debug, Default)]
 struct Life {
     term: u64,
     vote: u64,
     commit: u64,
+    persisted: u64,
     applied: u64,
-    platter: Option<u64>,
 }
 
 /// The state of all members, as far as they told.
@@ -56,8 +64,8 @@ struct Life {
 pub struct Raft {
     lives: BTreeMap<usize, Life>,
     leaders: BTreeMap<u64, usize>,
-    /// Index -> the term of the entry that was committed there, and who said so first.
-    committed: BTreeMap<u64, (u64, usize)>,
+    /// Index -> term and checksum of the entry that was committed there, and who said so first.
+    committed: BTreeMap<u64, ((u64, u32), usize)>,
     applied: BTreeMap<u64, AppliedAt>,
     highest_committed: u64,
 }
@@ -76,8 +84,11 @@ impl Raft {
         let fail = |guarantee, text: String| Err(Violation::new(guarantee, Some(at), text));
         match fact {
             Fact::Started => {
-                let platter = self.life(member).platter;
-                self.lives.insert(member, Life { platter, ..Life::default() });
+                self.life(member).applied = 0;
+                Ok(())
+            }
+            Fact::Damaged => {
+                self.lives.insert(member, Life::default());
                 Ok(())
             }
             Fact::Leads { term } => match self.leaders.insert(term, member) {
@@ -87,32 +98,22 @@ impl Raft {
                 ),
                 Some(_) | None => Ok(()),
             },
-            Fact::HardState { term, vote, commit } => match self.hard_state(member, term, vote, commit) {
-                Ok(()) => Ok(()),
-                Err(text) => fail(Guarantee::MonotonicState, text),
-            },
-            Fact::Committed { index, term } => self.commit(at, member, index, term),
+            Fact::HardState { term, vote, commit } => self
+                .hard_state(member, term, vote, commit)
+                .or_else(|text| fail(Guarantee::MonotonicState, text)),
+            Fact::Persisted { last_index } => {
+                self.life(member).persisted = last_index;
+                Ok(())
+            }
+            Fact::Recovered { term, last_index, commit } => self
+                .recovered(member, term, last_index, commit)
+                .or_else(|text| fail(Guarantee::CommittedIsDurable, text)),
+            Fact::Committed { index, term, checksum } => {
+                self.commit(at, member, index, (term, checksum))
+            }
             Fact::Applied { index, term, revision, state_hash } => {
                 let entry = AppliedAt { term, revision, state_hash, first: member };
                 self.apply(at, member, index, entry)
-            }
-            Fact::Platter { last_index } => {
-                self.life(member).platter = Some(last_index);
-                Ok(())
-            }
-            Fact::Recovered { last_index } => {
-                let Some(before) = self.life(member).platter.take() else { return Ok(()) };
-                let promised = before.min(self.highest_committed);
-                if last_index < promised {
-                    return fail(
-                        Guarantee::CommittedIsDurable,
-                        format!(
-                            "member {member} came up with a log that ends at {last_index}, but its \
-                             disk held the committed entries up to {promised}"
-                        ),
-                    );
-                }
-                Ok(())
             }
         }
     }
@@ -178,17 +179,52 @@ impl Raft {
         Ok(())
     }
 
-    fn commit(&mut self, at: Nanos, member: usize, index: u64, term: u64) -> Result<(), Violation> {
-        let (known, first) = *self.committed.entry(index).or_insert((term, member));
-        if known != term {
-            return Err(Violation::new(
-                Guarantee::LogMatching,
-                Some(at),
-                format!(
-                    "member {member} committed index {index} with term {term}, member {first} with \
-                     term {known}"
-                ),
+    /// What was reported durable must be there again after a crash.
+    fn recovered(
+        &mut self,
+        member: usize,
+        term: u64,
+        last_index: u64,
+        commit: u64,
+    ) -> Result<(), String> {
+        let life = self.life(member);
+        if term < life.term {
+            return Err(format!(
+                "member {member} came up in term {term}, but had made term {} durable",
+                life.term
             ));
+        }
+        if last_index < life.persisted {
+            return Err(format!(
+                "member {member} came up with a log that ends at {last_index}, but had made entries \
+                 up to {} durable",
+                life.persisted
+            ));
+        }
+        if commit < life.commit {
+            return Err(format!(
+                "member {member} came up with commit index {commit}, but had made {} durable",
+                life.commit
+            ));
+        }
+        life.persisted = last_index;
+        Ok(())
+    }
+
+    fn commit(
+        &mut self,
+        at: Nanos,
+        member: usize,
+        index: u64,
+        entry: (u64, u32),
+    ) -> Result<(), Violation> {
+        let (known, first) = *self.committed.entry(index).or_insert((entry, member));
+        if known != entry {
+            let text = format!(
+                "at index {index} member {member} committed (term, checksum) {entry:x?}, member \
+                 {first} {known:x?}"
+            );
+            return Err(Violation::new(Guarantee::LogMatching, Some(at), text));
         }
         self.highest_committed = self.highest_committed.max(index);
         Ok(())
@@ -254,8 +290,9 @@ mod tests {
 
     #[test]
     fn two_entries_at_a_committed_index_are_seen() {
-        let commit = |term| Fact::Committed { index: 7, term };
-        assert_eq!(broken(&[(0, commit(2)), (1, commit(3))]), Guarantee::LogMatching);
+        let commit = |term, checksum| Fact::Committed { index: 7, term, checksum };
+        assert_eq!(broken(&[(0, commit(2, 5)), (1, commit(3, 5))]), Guarantee::LogMatching);
+        assert_eq!(broken(&[(0, commit(2, 5)), (1, commit(2, 6))]), Guarantee::LogMatching);
     }
 
     #[test]
@@ -269,20 +306,29 @@ mod tests {
     }
 
     #[test]
-    fn a_log_that_lost_committed_entries_is_seen() {
-        let facts = [
-            (0, Fact::Committed { index: 5, term: 1 }),
-            (1, Fact::Platter { last_index: 8 }),
-            (1, Fact::Started),
-            (1, Fact::Recovered { last_index: 4 }),
-        ];
-        assert_eq!(broken(&facts), Guarantee::CommittedIsDurable);
-        let mut raft = Raft::default();
-        for fact in [Fact::Committed { index: 5, term: 1 }, Fact::Platter { last_index: 8 }] {
-            raft.observe(0, 1, fact).expect("true");
+    fn a_member_that_lost_what_was_durable_is_seen() {
+        let up = |term, last_index, commit| (1, Fact::Recovered { term, last_index, commit });
+        let state = (1, Fact::HardState { term: 4, vote: 2, commit: 7 });
+        let kept = (1, Fact::Persisted { last_index: 9 });
+        for last in [up(3, 9, 7), up(4, 8, 7), up(4, 9, 6)] {
+            let facts = [state, kept, (1, Fact::Started), last];
+            assert_eq!(broken(&facts), Guarantee::CommittedIsDurable);
         }
-        // What was not committed may be lost.
-        raft.observe(0, 1, Fact::Recovered { last_index: 5 }).expect("true");
+        // Another vote in the same term after the restart.
+        let other = (1, Fact::HardState { term: 4, vote: 3, commit: 7 });
+        let facts = [state, kept, (1, Fact::Started), up(4, 9, 7), other];
+        assert_eq!(broken(&facts), Guarantee::MonotonicState);
+        let mut raft = Raft::default();
+        for (member, fact) in [state, kept, (1, Fact::Damaged), (1, Fact::Started), up(0, 0, 0)] {
+            raft.observe(0, member, fact).expect("damage by the harness voids the promises");
+        }
+    }
+
+    #[test]
+    fn a_commit_without_a_quorum_of_platters_is_seen() {
+        let mut raft = Raft::default();
+        let commit = Fact::Committed { index: 5, term: 1, checksum: 0 };
+        raft.observe(0, 1, commit).expect("true");
         raft.check_platters(0, &[5, 9, 0]).expect("a quorum holds it");
         raft.check_platters(0, &[5, 4, 0]).expect_err("no quorum holds it");
     }
