@@ -57,8 +57,8 @@ pub async fn recover(config: &ServerConfig, env: &Env) -> Result<Recovery, Start
     let options = WalOptions { segment_bytes: config.segment_bytes };
     if !data_dir.is_initialised()? {
         let (metadata, batch) = founding(config)?;
-        let wal = Wal::create(env.disk.clone(), &wal_dir, metadata, options.clone()).await?;
-        found(wal, batch).await?;
+        let batch = [batch];
+        Wal::create_with(env.disk.clone(), &wal_dir, metadata, options.clone(), &batch).await?;
     }
     let (wal, log) = Wal::open(env.disk.clone(), &wal_dir, 0, options).await?;
     if let Some(repaired) = &log.repaired {
@@ -109,9 +109,4 @@ fn founding(config: &ServerConfig) -> Result<(WalMetadata, WalBatch), StartError
     }
     let hard_state = HardState { term: 1, vote: 0, commit: entries.len() as u64 };
     Ok((metadata, WalBatch { hard_state: Some(hard_state), entries }))
-}
-
-async fn found(mut wal: Wal, batch: WalBatch) -> Result<(), StartError> {
-    wal.append(&[batch]).await?;
-    Ok(())
 }

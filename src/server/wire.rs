@@ -30,6 +30,9 @@ fn encode_payload(payload: Payload) -> Wire {
             Wire::Vote(pb::VoteRequest { last_index, last_term, transfer })
         }
         Payload::VoteResponse { granted } => Wire::VoteResponse(pb::VoteAnswer { granted }),
+        Payload::Committed { index, term } => {
+            Wire::Committed(pb::LogPosition { last_index: index, last_term: term })
+        }
         Payload::Append { prev_index, prev_term, commit, entries } => {
             let entries = entries.into_iter().map(encode_entry).collect();
             Wire::Append(pb::Append { prev_index, prev_term, commit, entries })
@@ -79,6 +82,7 @@ fn decode_payload(payload: Wire) -> Option<Payload> {
             Payload::Vote { last_index: p.last_index, last_term: p.last_term, transfer: p.transfer }
         }
         Wire::VoteResponse(p) => Payload::VoteResponse { granted: p.granted },
+        Wire::Committed(p) => Payload::Committed { index: p.last_index, term: p.last_term },
         Wire::Append(p) => Payload::Append {
             prev_index: p.prev_index,
             prev_term: p.prev_term,

@@ -1,0 +1,644 @@
+//! Linearizability: operations take effect once, between call and return, in revision order.
+//!
+//! Revisions are a total order of the writes, and every answer carries one. So the order needs no
+//! search: writes are replayed in revision order against the model, reads must match the model at
+//! their revision, and no operation may come before one that returned before it was called. What
+//! remains open is which of the writes with an unknown outcome fill the revisions that no
+//! acknowledged write explains. That is a search, and it is bounded: one that runs out of steps is
+//! inconclusive, not passed.
+
+use super::{Guarantee, Violation};
+use crate::history::{History, Nanos, Operation, Outcome, Refusal};
+use crate::model::{Answer, KeyValue, Model, Reply, Request};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// How many writes of unknown outcome may be tried, over all revisions.
+const STEPS_MAX: u64 = 400_000;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ruling {
+    Consistent,
+    /// The search ran out of steps.
+    Inconclusive,
+}
+
+/// Judges `history`.
+pub fn check(history: &History) -> Result<Ruling, Violation> {
+    let mut replay = Replay::new(&history.operations)?;
+    replay.check_refusals()?;
+    let ruling = replay.run()?;
+    if ruling == Ruling::Consistent {
+        replay.check_real_time()?;
+    }
+    Ok(ruling)
+}
+
+/// A revision that no acknowledged write explains, and the attempts to explain it.
+struct Gap {
+    revision: i64,
+    candidates: Vec<usize>,
+    tried: usize,
+}
+
+/// The replay of a history against the model.
+///
+/// Invariant: `filled` holds one operation for each gap below the revision of the model.
+struct Replay<'a> {
+    operations: &'a [Operation],
+    model: Model,
+    /// The acknowledged write of each revision.
+    writes: BTreeMap<i64, usize>,
+    /// The acknowledged operations that saw the state of each revision without writing.
+    reads: BTreeMap<i64, Vec<usize>>,
+    /// Writes with an unknown outcome, by the moment of their call.
+    unknown: Vec<usize>,
+    /// The versions that any answer showed, by the revision that made them.
+    observed: BTreeMap<i64, Vec<&'a KeyValue>>,
+    /// Which write of unknown outcome explains which revision.
+    filled: BTreeMap<i64, usize>,
+    /// The earliest return of an operation at or after each revision.
+    deadlines: BTreeMap<i64, Nanos>,
+    highest: i64,
+    steps: u64,
+}
+
+impl<'a> Replay<'a> {
+    fn new(operations: &'a [Operation]) -> Result<Replay<'a>, Violation> {
+        let mut replay = Replay {
+            operations,
+            model: Model::default(),
+            writes: BTreeMap::new(),
+            reads: BTreeMap::new(),
+            unknown: Vec::new(),
+            observed: BTreeMap::new(),
+            filled: BTreeMap::new(),
+            deadlines: BTreeMap::new(),
+            highest: 1,
+            steps: 0,
+        };
+        for (i, operation) in operations.iter().enumerate() {
+            match &operation.outcome {
+                Outcome::Done(reply) => replay.sort_in(i, reply)?,
+                Outcome::Unknown(_) if operation.request.may_write() => replay.unknown.push(i),
+                Outcome::Unknown(_) | Outcome::Refused(_) | Outcome::Failed(_) => {}
+            }
+        }
+        replay.unknown.sort_by_key(|i| (operations[*i].called, *i));
+        replay.set_deadlines();
+        Ok(replay)
+    }
+
+    fn sort_in(&mut self, i: usize, reply: &'a Reply) -> Result<(), Violation> {
+        if reply.revision < 1 {
+            return Err(self.violation(i, "an answer has no revision"));
+        }
+        self.highest = self.highest.max(reply.revision);
+        let mut beyond = None;
+        let observed = &mut self.observed;
+        reply.answer.each_kv(&mut |kv| {
+            let seen: &mut Vec<&KeyValue> = observed.entry(kv.mod_revision).or_default();
+            if seen.len() < 8 {
+                seen.push(kv);
+            }
+            if kv.mod_revision > reply.revision {
+                beyond = Some(kv.mod_revision);
+            }
+        });
+        if let Some(beyond) = beyond {
+            return Err(self.violation(
+                i,
+                &format!("shows revision {beyond} under a header of {}", reply.revision),
+            ));
+        }
+        if !reply.answer.wrote() {
+            // A read of an old state is checked as soon as the replay gets there: it is what tells
+            // the writes of unknown outcome apart.
+            let seen = match &self.operations[i].request {
+                Request::Range(range) if range.revision > reply.revision => {
+                    return Err(self.violation(i, "a future revision was answered"));
+                }
+                Request::Range(range) if range.revision > 0 => range.revision,
+                _ => reply.revision,
+            };
+            self.reads.entry(seen).or_default().push(i);
+            return Ok(());
+        }
+        if let Some(other) = self.writes.insert(reply.revision, i) {
+            return Err(self.violation(
+                i,
+                &format!(
+                    "two acknowledged writes have revision {}; the other is {}",
+                    reply.revision,
+                    describe(other, &self.operations[other])
+                ),
+            ));
+        }
+        Ok(())
+    }
+
+    fn set_deadlines(&mut self) {
+        let mut earliest = Nanos::MAX;
+        for revision in (1..=self.highest).rev() {
+            let write = self.writes.get(&revision).into_iter();
+            let reads = self.reads.get(&revision).into_iter().flatten();
+            for i in write.chain(reads) {
+                earliest = earliest.min(self.operations[*i].returned);
+            }
+            self.deadlines.insert(revision, earliest);
+        }
+    }
+
+    /// Replays every revision, going back to an earlier gap when nothing fits any more.
+    fn run(&mut self) -> Result<Ruling, Violation> {
+        let mut gaps: Vec<Gap> = Vec::new();
+        let mut deepest: Option<(i64, Violation)> = None;
+        self.check_reads(1)?;
+        while self.model.revision() < self.highest {
+            let next = self.model.revision() + 1;
+            let step = match self.writes.get(&next) {
+                Some(i) => self.replay_write(next, *i),
+                None => {
+                    let candidates = self.candidates(next);
+                    gaps.push(Gap { revision: next, candidates, tried: 0 });
+                    self.fill(&mut gaps)
+                }
+            };
+            let Err(violation) = step else { continue };
+            if deepest.as_ref().is_none_or(|(revision, _)| *revision < next) {
+                deepest = Some((next, violation));
+            }
+            loop {
+                if self.steps > STEPS_MAX {
+                    return Ok(Ruling::Inconclusive);
+                }
+                if gaps.is_empty() {
+                    return Err(deepest.expect("a step failed").1);
+                }
+                if self.fill(&mut gaps).is_ok() {
+                    break;
+                }
+            }
+        }
+        Ok(Ruling::Consistent)
+    }
+
+    /// Tries the next candidates of the last gap; drops the gap when none fits.
+    fn fill(&mut self, gaps: &mut Vec<Gap>) -> Result<(), Violation> {
+        let gap = gaps.last_mut().expect("called with a gap");
+        let revision = gap.revision;
+        self.forget_from(revision);
+        let mut reason = format!("no write with an unknown outcome explains revision {revision}");
+        while gap.tried < gap.candidates.len() {
+            let i = gap.candidates[gap.tried];
+            gap.tried += 1;
+            self.steps += 1;
+            self.model.apply(&self.operations[i].request);
+            if self.model.revision() == revision {
+                let fits = self.shows_observed(revision).and_then(|()| self.check_reads(revision));
+                match fits {
+                    Ok(()) => {
+                        self.filled.insert(revision, i);
+                        return Ok(());
+                    }
+                    Err(violation) => reason = violation.text,
+                }
+                self.model.undo_to(revision - 1);
+            }
+        }
+        gaps.pop();
+        let at = self.deadlines.get(&revision).copied().filter(|at| *at != Nanos::MAX);
+        Err(Violation::new(Guarantee::Linearizability, at, reason))
+    }
+
+    fn forget_from(&mut self, revision: i64) {
+        self.model.undo_to((revision - 1).min(self.model.revision()));
+        self.filled.split_off(&revision);
+    }
+
+    /// The writes of unknown outcome that could have made `revision`.
+    ///
+    /// Of several that ask for the same, the first is enough: whichever is left over can explain a
+    /// later revision as well, because the deadlines of revisions do not decrease.
+    fn candidates(&self, revision: i64) -> Vec<usize> {
+        let used: BTreeSet<usize> = self.filled.values().copied().collect();
+        let deadline = self.deadlines.get(&revision).copied().unwrap_or(Nanos::MAX);
+        let mut candidates: Vec<usize> = Vec::new();
+        for i in &self.unknown {
+            let operation = &self.operations[*i];
+            let same = |j: &usize| self.operations[*j].request == operation.request;
+            let tagged = matches!(operation.request, Request::Put(_));
+            if operation.called > deadline || used.contains(i) {
+                continue;
+            }
+            // Values of puts are unique; comparing them with each other would be in vain.
+            if tagged || !candidates.iter().any(same) {
+                candidates.push(*i);
+            }
+        }
+        candidates
+    }
+
+    /// Whether the model holds every version of `revision` that some answer showed.
+    fn shows_observed(&self, revision: i64) -> Result<(), Violation> {
+        for kv in self.observed.get(&revision).into_iter().flatten() {
+            let made = self.model.get(&kv.key, revision);
+            let same = made.is_some_and(|m| {
+                m.mod_revision == revision
+                    && m.create_revision == kv.create_revision
+                    && m.version == kv.version
+                    // A read of keys only shows no value.
+                    && (m.value == kv.value || kv.value.is_empty())
+            });
+            if !same {
+                let text = format!("an answer showed {kv:?}, which no write explains");
+                return Err(Violation::new(Guarantee::Linearizability, None, text));
+            }
+        }
+        Ok(())
+    }
+
+    fn replay_write(&mut self, revision: i64, i: usize) -> Result<(), Violation> {
+        let expected = self.model.apply(&self.operations[i].request);
+        self.expect(i, &expected.answer)?;
+        if expected.revision != revision {
+            return Err(self.violation(i, "the model writes nothing here"));
+        }
+        self.shows_observed(revision)?;
+        self.check_reads(revision)
+    }
+
+    /// Everything that was read at `revision` must match the model there.
+    fn check_reads(&mut self, revision: i64) -> Result<(), Violation> {
+        let Some(reads) = self.reads.get(&revision) else { return Ok(()) };
+        for i in reads.clone() {
+            let expected = self.model.apply(&self.operations[i].request);
+            if self.model.revision() != revision {
+                self.model.undo_to(revision);
+                return Err(self.violation(i, "the model would have written here"));
+            }
+            self.expect(i, &expected.answer)?;
+        }
+        Ok(())
+    }
+
+    fn expect(&self, i: usize, expected: &Answer) -> Result<(), Violation> {
+        let Outcome::Done(reply) = &self.operations[i].outcome else {
+            unreachable!("only acknowledged operations are compared");
+        };
+        if reply.answer == *expected {
+            return Ok(());
+        }
+        Err(self.violation(i, &format!("the model answers {expected:?}")))
+    }
+
+    /// No operation may take effect before one that had returned before it was called.
+    ///
+    /// A write of revision r has place 2r, everything that saw r without writing has 2r + 1.
+    fn check_real_time(&self) -> Result<(), Violation> {
+        let mut calls: Vec<(Nanos, i64, usize)> = Vec::new();
+        let mut returns: Vec<(Nanos, i64, usize)> = Vec::new();
+        for (i, operation) in self.operations.iter().enumerate() {
+            let Outcome::Done(reply) = &operation.outcome else { continue };
+            let place = reply.revision * 2 + i64::from(!reply.answer.wrote());
+            returns.push((operation.returned, place, i));
+            // A serializable read may see an older state, but none from the future.
+            let serializable =
+                matches!(&operation.request, Request::Range(range) if range.serializable);
+            if !serializable {
+                calls.push((operation.called, place, i));
+            }
+        }
+        for (revision, i) in &self.filled {
+            calls.push((self.operations[*i].called, revision * 2, *i));
+        }
+        calls.sort_unstable();
+        returns.sort_unstable();
+        let mut returned = returns.iter().peekable();
+        let mut highest: Option<(i64, usize)> = None;
+        for (called, place, i) in calls {
+            while let Some((_, other, j)) = returned.next_if(|(at, ..)| *at < called) {
+                highest = highest.max(Some((*other, *j)));
+            }
+            if let Some((other, j)) = highest.filter(|(other, _)| *other > place) {
+                let text = format!(
+                    "takes effect at place {place}, before place {other} of an operation that had \
+                     returned: {}",
+                    describe(j, &self.operations[j])
+                );
+                return Err(self.violation(i, &text));
+            }
+        }
+        Ok(())
+    }
+
+    /// A refusal must be explained: a compacted revision by a compaction that was asked for, a
+    /// future one by nobody having seen that revision before.
+    fn check_refusals(&self) -> Result<(), Violation> {
+        let compactions: Vec<(i64, &Operation)> =
+            self.operations.iter().filter_map(compaction).collect();
+        for (i, operation) in self.operations.iter().enumerate() {
+            let asked = match &operation.request {
+                Request::Range(range) => range.revision,
+                Request::Compact { revision, .. } => *revision,
+                Request::Put(_) | Request::Delete(_) | Request::Txn(_) => 0,
+            };
+            match operation.outcome {
+                Outcome::Refused(Refusal::Compacted) => {
+                    let explained = compactions
+                        .iter()
+                        .any(|(r, c)| *r >= asked && c.called <= operation.returned);
+                    if !explained {
+                        return Err(self.violation(i, "nobody asked for such a compaction"));
+                    }
+                }
+                Outcome::Refused(Refusal::FutureRevision) => {
+                    if let Some(j) = self.seen_before(asked, operation) {
+                        let text = format!("was seen before: {}", describe(j, &self.operations[j]));
+                        return Err(self.violation(i, &text));
+                    }
+                }
+                Outcome::Done(_) => {
+                    if let Some((r, _)) = self.compacted_before(asked, operation, &compactions) {
+                        let text = format!("answered although {r} had been compacted");
+                        return Err(self.violation(i, &text));
+                    }
+                }
+                Outcome::Failed(_) | Outcome::Unknown(_) => {}
+            }
+        }
+        Ok(())
+    }
+
+    fn seen_before(&self, revision: i64, by: &Operation) -> Option<usize> {
+        if matches!(&by.request, Request::Range(range) if range.serializable) {
+            return None;
+        }
+        let saw = |o: &Operation| match &o.outcome {
+            Outcome::Done(reply) => o.returned < by.called && reply.revision >= revision,
+            Outcome::Refused(_) | Outcome::Failed(_) | Outcome::Unknown(_) => false,
+        };
+        self.operations.iter().position(saw)
+    }
+
+    fn compacted_before(
+        &self,
+        asked: i64,
+        by: &Operation,
+        compactions: &[(i64, &'a Operation)],
+    ) -> Option<(i64, &'a Operation)> {
+        let Request::Range(range) = &by.request else { return None };
+        if asked == 0 || range.serializable {
+            return None;
+        }
+        let done = |c: &Operation| matches!(c.outcome, Outcome::Done(_)) && c.returned < by.called;
+        compactions.iter().copied().find(|(r, c)| *r > asked && done(c))
+    }
+
+    fn violation(&self, i: usize, text: &str) -> Violation {
+        let operation = &self.operations[i];
+        let text = format!("{}: {text}", describe(i, operation));
+        Violation::new(Guarantee::Linearizability, Some(operation.returned), text)
+    }
+}
+
+fn compaction(operation: &Operation) -> Option<(i64, &Operation)> {
+    match operation.request {
+        Request::Compact { revision, .. } => Some((revision, operation)),
+        Request::Range(_) | Request::Put(_) | Request::Delete(_) | Request::Txn(_) => None,
+    }
+}
+
+fn describe(i: usize, operation: &Operation) -> String {
+    format!(
+        "operation {i} of client {} at member {} ({} to {}) {:?} -> {:?}",
+        operation.client,
+        operation.member,
+        crate::trace::clock(operation.called),
+        crate::trace::clock(operation.returned),
+        operation.request,
+        operation.outcome
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{Delete, Put, Range, Span};
+
+    /// A writer of histories: every operation is carried out by a model, so that what it answers is
+    /// true until a test falsifies it.
+    struct Story {
+        model: Model,
+        history: History,
+        at: Nanos,
+    }
+
+    impl Story {
+        fn new() -> Story {
+            Story { model: Model::default(), history: History::default(), at: 0 }
+        }
+
+        fn done(&mut self, request: Request) -> usize {
+            let reply = self.model.apply(&request);
+            self.push(request, Outcome::Done(reply))
+        }
+
+        fn unknown(&mut self, request: Request, applied: bool) -> usize {
+            if applied {
+                self.model.apply(&request);
+            }
+            self.push(request, Outcome::Unknown("timeout".into()))
+        }
+
+        fn push(&mut self, request: Request, outcome: Outcome) -> usize {
+            self.at += 10;
+            let (called, returned) = (self.at, self.at + 5);
+            self.history.push(Operation {
+                client: 0,
+                member: 0,
+                request,
+                called,
+                returned,
+                outcome,
+            });
+            self.history.operations.len() - 1
+        }
+
+        fn reply(&mut self, i: usize) -> &mut Reply {
+            match &mut self.history.operations[i].outcome {
+                Outcome::Done(reply) => reply,
+                other => panic!("{other:?}"),
+            }
+        }
+
+        fn rejected(&self, why: &str) {
+            let violation = check(&self.history).expect_err("a false history");
+            assert!(violation.text.contains(why), "{}", violation.text);
+        }
+
+        fn accepted(&self) {
+            assert_eq!(check(&self.history), Ok(Ruling::Consistent));
+        }
+    }
+
+    fn put(key: &str, value: &str) -> Request {
+        Request::Put(Put { key: key.into(), value: value.into(), prev_kv: false })
+    }
+
+    fn get(key: &str) -> Request {
+        Request::Range(Range::of(Span::one(key)))
+    }
+
+    fn delete(key: &str) -> Request {
+        Request::Delete(Delete { span: Span::one(key), prev_kv: false })
+    }
+
+    #[test]
+    fn a_true_history_passes() {
+        let mut s = Story::new();
+        s.done(put("a", "1"));
+        s.done(get("a"));
+        s.unknown(put("a", "2"), false);
+        s.unknown(put("a", "3"), true);
+        s.unknown(delete("b"), false);
+        s.unknown(delete("a"), true);
+        s.unknown(delete("a"), false);
+        s.done(get("a"));
+        s.done(delete("a"));
+        s.done(put("a", "4"));
+        s.done(get("a"));
+        s.accepted();
+    }
+
+    #[test]
+    fn a_stale_read_is_rejected() {
+        let mut s = Story::new();
+        s.done(put("a", "1"));
+        let stale = s.done(get("a"));
+        let old = s.reply(stale).clone();
+        s.done(put("a", "2"));
+        let read = s.done(get("a"));
+        *s.reply(read) = old;
+        s.rejected("before place 6");
+        // The same answer to a serializable read is allowed.
+        let Request::Range(range) = &mut s.history.operations[read].request else { panic!() };
+        range.serializable = true;
+        s.accepted();
+    }
+
+    #[test]
+    fn a_lost_write_is_rejected() {
+        let mut s = Story::new();
+        s.done(put("a", "1"));
+        s.model.undo_to(1);
+        s.done(put("a", "2"));
+        s.rejected("two acknowledged writes have revision 2");
+        let mut s = Story::new();
+        s.done(put("a", "1"));
+        s.model.undo_to(1);
+        s.done(get("a"));
+        s.rejected("before place 4");
+    }
+
+    #[test]
+    fn a_write_applied_twice_is_rejected() {
+        let mut s = Story::new();
+        s.done(put("a", "1"));
+        s.model.apply(&put("a", "1"));
+        s.done(get("a"));
+        s.rejected("revision 3");
+        let mut s = Story::new();
+        s.unknown(put("a", "1"), true);
+        s.model.apply(&put("a", "1"));
+        s.done(get("a"));
+        s.rejected("revision 3");
+    }
+
+    #[test]
+    fn a_refused_write_that_was_applied_is_rejected() {
+        let mut s = Story::new();
+        s.done(put("a", "1"));
+        s.model.apply(&put("a", "2"));
+        s.push(put("a", "2"), Outcome::Failed("no leader".into()));
+        s.done(get("a"));
+        s.rejected("revision 3");
+    }
+
+    #[test]
+    fn falsified_answers_are_rejected() {
+        let falsify = |change: &dyn Fn(&mut Reply)| {
+            let mut s = Story::new();
+            s.done(put("a", "1"));
+            s.done(put("b", "2"));
+            let read = s.done(Request::Range(Range::of(Span::all())));
+            s.done(put("c", "3"));
+            change(s.reply(read));
+            assert!(check(&s.history).is_err());
+        };
+        let in_kvs = |change: &'static dyn Fn(&mut Vec<KeyValue>)| {
+            move |reply: &mut Reply| match &mut reply.answer {
+                Answer::Range { kvs, .. } => change(kvs),
+                other => panic!("{other:?}"),
+            }
+        };
+        falsify(&in_kvs(&|kvs| kvs.swap(0, 1)));
+        falsify(&in_kvs(&|kvs| kvs.truncate(1)));
+        falsify(&in_kvs(&|kvs| kvs.push(kvs[0].clone())));
+        falsify(&in_kvs(&|kvs| kvs[0].value = "9".into()));
+        falsify(&in_kvs(&|kvs| kvs[0].version += 1));
+        falsify(&in_kvs(&|kvs| kvs[1].mod_revision -= 1));
+        falsify(&|reply| reply.revision -= 1);
+        falsify(&|reply| reply.revision += 1);
+        falsify(&|reply| reply.revision = 0);
+    }
+
+    #[test]
+    fn refusals_need_a_reason() {
+        let old = |revision| Request::Range(Range { revision, ..Range::of(Span::one("a")) });
+        let compact = Request::Compact { revision: 3, physical: false };
+        let mut s = Story::new();
+        s.done(put("a", "1"));
+        s.done(put("a", "2"));
+        s.push(old(2), Outcome::Refused(Refusal::Compacted));
+        s.rejected("nobody asked");
+        let mut s = Story::new();
+        s.done(put("a", "1"));
+        s.done(put("a", "2"));
+        s.done(compact.clone());
+        s.push(old(2), Outcome::Refused(Refusal::Compacted));
+        s.push(old(9), Outcome::Refused(Refusal::FutureRevision));
+        s.accepted();
+        s.push(old(3), Outcome::Refused(Refusal::FutureRevision));
+        s.rejected("was seen before");
+        s.history.operations.pop();
+        let i = s.done(old(2));
+        s.reply(i);
+        s.rejected("had been compacted");
+    }
+
+    #[test]
+    fn a_value_from_nowhere_is_rejected() {
+        let mut s = Story::new();
+        s.done(put("a", "1"));
+        s.unknown(put("a", "2"), false);
+        s.model.apply(&put("a", "ghost"));
+        s.done(get("a"));
+        s.rejected("no write explains");
+    }
+
+    #[test]
+    fn an_unknown_write_may_land_late_but_not_before_its_call() {
+        let mut s = Story::new();
+        s.unknown(put("a", "1"), false);
+        s.done(put("b", "1"));
+        s.model.apply(&put("a", "1"));
+        s.done(get("a"));
+        s.accepted();
+        let mut s = Story::new();
+        s.model.apply(&put("a", "1"));
+        s.done(put("b", "1"));
+        s.done(get("a"));
+        s.unknown(put("a", "1"), false);
+        s.rejected("revision 2");
+    }
+}

@@ -1,0 +1,59 @@
+//! The checkers, each under the name of the guarantee that it holds the server to.
+//!
+//! A checker is a function of what was recorded; it knows no runtime and no server. Each has tests
+//! that feed it false histories, which it must reject.
+
+use crate::history::Nanos;
+
+/// Linearizability: operations take effect once, between call and return, in revision order.
+pub mod linearizability;
+/// Liveness: once the faults are over, the healed members elect, write, read and agree.
+pub mod liveness;
+/// Raft: election safety, state-machine safety, monotonic state, durable commits.
+pub mod raft;
+/// An independent judge of short histories, which does not look at revisions.
+pub mod search;
+
+/// The promises that are checked. The names are printed in verdicts and in the mutants' table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Guarantee {
+    Linearizability,
+    ElectionSafety,
+    MonotonicState,
+    LogMatching,
+    StateMachineSafety,
+    CommittedIsDurable,
+    Liveness,
+    ReplicasAgree,
+    BoundedQueues,
+    /// Not a promise to a client, but to ourselves: an assertion or an index went wrong.
+    NoPanic,
+    /// A member may stop only for a fault that it was given.
+    NoNeedlessStop,
+}
+
+/// A broken guarantee.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Violation {
+    pub guarantee: Guarantee,
+    /// When it showed, if that can be said.
+    pub at: Option<Nanos>,
+    pub text: String,
+}
+
+impl Violation {
+    pub fn new(guarantee: Guarantee, at: Option<Nanos>, text: impl Into<String>) -> Violation {
+        Violation { guarantee, at, text: text.into() }
+    }
+}
+
+impl std::fmt::Display for Violation {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.at {
+            Some(at) => {
+                write!(f, "{:?} at {}: {}", self.guarantee, crate::trace::clock(at), self.text)
+            }
+            None => write!(f, "{:?}: {}", self.guarantee, self.text),
+        }
+    }
+}

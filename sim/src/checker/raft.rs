@@ -1,0 +1,352 @@
+//! Raft's promises, checked on what the members report of themselves: election safety, monotonic
+//! state, log matching at commit, state-machine safety, and commits that stay on the platters.
+//!
+//! The names are those of the paper (figure 3).
+
+use super::{Guarantee, Violation};
+use crate::history::Nanos;
+use std::collections::BTreeMap;
+
+/// Something that a member reported, or that the harness did to it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fact {
+    /// The process came up; whatever it held in memory is gone.
+    Started,
+    Leads {
+        term: u64,
+    },
+    /// Term, vote and commit, once they are durable.
+    HardState {
+        term: u64,
+        vote: u64,
+        commit: u64,
+    },
+    /// The entries up to `last_index` are durable on this member.
+    Persisted {
+        last_index: u64,
+    },
+    Committed {
+        index: u64,
+        term: u64,
+        checksum: u32,
+    },
+    Applied {
+        index: u64,
+        term: u64,
+        revision: i64,
+        state_hash: u64,
+    },
+    /// What a member that came up again has in its log.
+    Recovered {
+        term: u64,
+        last_index: u64,
+        commit: u64,
+    },
+    /// The harness damaged what the member had made durable: its old promises are void.
+    Damaged,
+}
+
+/// What one member said.
+///
+/// Invariant: `applied` belongs to the present life, everything else was reported durable and holds
+/// across restarts.
+#[derive(Clone, Debug, Default)]
+struct Life {
+    term: u64,
+    vote: u64,
+    commit: u64,
+    persisted: u64,
+    applied: u64,
+}
+
+/// The state of all members, as far as they told.
+#[derive(Clone, Debug, Default)]
+pub struct Raft {
+    lives: BTreeMap<usize, Life>,
+    leaders: BTreeMap<u64, usize>,
+    /// Index -> term and checksum of the entry that was committed there, and who said so first.
+    committed: BTreeMap<u64, ((u64, u32), usize)>,
+    applied: BTreeMap<u64, AppliedAt>,
+    highest_committed: u64,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct AppliedAt {
+    term: u64,
+    revision: i64,
+    state_hash: u64,
+    first: usize,
+}
+
+impl Raft {
+    /// Takes in one fact; the first contradiction is a violation.
+    pub fn observe(&mut self, at: Nanos, member: usize, fact: Fact) -> Result<(), Violation> {
+        let fail = |guarantee, text: String| Err(Violation::new(guarantee, Some(at), text));
+        match fact {
+            Fact::Started => {
+                self.life(member).applied = 0;
+                Ok(())
+            }
+            Fact::Damaged => {
+                self.lives.insert(member, Life::default());
+                Ok(())
+            }
+            Fact::Leads { term } => match self.leaders.insert(term, member) {
+                Some(other) if other != member => fail(
+                    Guarantee::ElectionSafety,
+                    format!("members {other} and {member} both lead term {term}"),
+                ),
+                Some(_) | None => Ok(()),
+            },
+            Fact::HardState { term, vote, commit } => self
+                .hard_state(member, term, vote, commit)
+                .or_else(|text| fail(Guarantee::MonotonicState, text)),
+            Fact::Persisted { last_index } => {
+                self.life(member).persisted = last_index;
+                Ok(())
+            }
+            Fact::Recovered { term, last_index, commit } => self
+                .recovered(member, term, last_index, commit)
+                .or_else(|text| fail(Guarantee::CommittedIsDurable, text)),
+            Fact::Committed { index, term, checksum } => {
+                self.commit(at, member, index, (term, checksum))
+            }
+            Fact::Applied { index, term, revision, state_hash } => {
+                let entry = AppliedAt { term, revision, state_hash, first: member };
+                self.apply(at, member, index, entry)
+            }
+        }
+    }
+
+    /// The highest index that anybody called committed.
+    pub fn highest_committed(&self) -> u64 {
+        self.highest_committed
+    }
+
+    /// The last index that `member` applied in its present life, with revision and state hash.
+    pub fn last_applied(&self, member: usize) -> Option<(u64, i64, u64)> {
+        let index = self.lives.get(&member)?.applied;
+        self.applied.get(&index).map(|a| (index, a.revision, a.state_hash))
+    }
+
+    /// How many terms had a leader.
+    pub fn elections(&self) -> usize {
+        self.leaders.len()
+    }
+
+    /// Whether the platters of a quorum hold everything committed.
+    ///
+    /// `last_indexes` are the last whole entries on the platter of every voter, and 0 for one
+    /// whose disk the harness destroyed.
+    pub fn check_platters(&self, at: Nanos, last_indexes: &[u64]) -> Result<(), Violation> {
+        let quorum = last_indexes.len() / 2 + 1;
+        let holding = last_indexes.iter().filter(|l| **l >= self.highest_committed).count();
+        if holding >= quorum {
+            return Ok(());
+        }
+        Err(Violation::new(
+            Guarantee::CommittedIsDurable,
+            Some(at),
+            format!(
+                "entry {} is committed, but the platters end at {last_indexes:?}",
+                self.highest_committed
+            ),
+        ))
+    }
+
+    fn life(&mut self, member: usize) -> &mut Life {
+        self.lives.entry(member).or_default()
+    }
+
+    fn hard_state(
+        &mut self,
+        member: usize,
+        term: u64,
+        vote: u64,
+        commit: u64,
+    ) -> Result<(), String> {
+        let life = self.life(member);
+        if term < life.term {
+            return Err(format!("member {member} went from term {} back to {term}", life.term));
+        }
+        if term == life.term && life.vote != 0 && vote != life.vote {
+            return Err(format!(
+                "member {member} voted for {:x} and for {vote:x} in term {term}",
+                life.vote
+            ));
+        }
+        if commit < life.commit {
+            return Err(format!(
+                "the commit index of member {member} went from {} back to {commit}",
+                life.commit
+            ));
+        }
+        (life.term, life.vote, life.commit) = (term, vote, commit);
+        Ok(())
+    }
+
+    /// What was reported durable must be there again after a crash.
+    fn recovered(
+        &mut self,
+        member: usize,
+        term: u64,
+        last_index: u64,
+        commit: u64,
+    ) -> Result<(), String> {
+        let life = self.life(member);
+        if term < life.term {
+            return Err(format!(
+                "member {member} came up in term {term}, but had made term {} durable",
+                life.term
+            ));
+        }
+        if last_index < life.persisted {
+            return Err(format!(
+                "member {member} came up with a log that ends at {last_index}, but had made entries \
+                 up to {} durable",
+                life.persisted
+            ));
+        }
+        if commit < life.commit {
+            return Err(format!(
+                "member {member} came up with commit index {commit}, but had made {} durable",
+                life.commit
+            ));
+        }
+        life.persisted = last_index;
+        Ok(())
+    }
+
+    fn commit(
+        &mut self,
+        at: Nanos,
+        member: usize,
+        index: u64,
+        entry: (u64, u32),
+    ) -> Result<(), Violation> {
+        let (known, first) = *self.committed.entry(index).or_insert((entry, member));
+        if known != entry {
+            let text = format!(
+                "at index {index} member {member} committed (term, checksum) {entry:x?}, member \
+                 {first} {known:x?}"
+            );
+            return Err(Violation::new(Guarantee::LogMatching, Some(at), text));
+        }
+        self.highest_committed = self.highest_committed.max(index);
+        Ok(())
+    }
+
+    fn apply(
+        &mut self,
+        at: Nanos,
+        member: usize,
+        index: u64,
+        entry: AppliedAt,
+    ) -> Result<(), Violation> {
+        let fail = |text| Err(Violation::new(Guarantee::StateMachineSafety, Some(at), text));
+        let last = self.life(member).applied;
+        if last != 0 && index != last + 1 {
+            return fail(format!("member {member} applied {index} after {last}"));
+        }
+        self.life(member).applied = index;
+        let known = *self.applied.entry(index).or_insert(entry);
+        let same = (known.term, known.revision, known.state_hash)
+            == (entry.term, entry.revision, entry.state_hash);
+        if same {
+            return Ok(());
+        }
+        fail(format!(
+            "index {index}: member {member} has term {}, revision {}, state {:016x}; member {} had \
+             term {}, revision {}, state {:016x}",
+            entry.term,
+            entry.revision,
+            entry.state_hash,
+            known.first,
+            known.term,
+            known.revision,
+            known.state_hash
+        ))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn broken(facts: &[(usize, Fact)]) -> Guarantee {
+        let mut raft = Raft::default();
+        let (last, before) = facts.split_last().expect("facts");
+        for (i, (member, fact)) in before.iter().enumerate() {
+            raft.observe(i as u64, *member, *fact).expect("true so far");
+        }
+        raft.observe(99, last.0, last.1).expect_err("a contradiction").guarantee
+    }
+
+    fn applied(index: u64, state_hash: u64) -> Fact {
+        Fact::Applied { index, term: 1, revision: index as i64, state_hash }
+    }
+
+    #[test]
+    fn two_leaders_of_a_term_are_seen() {
+        let facts = [
+            (0, Fact::Leads { term: 3 }),
+            (0, Fact::Leads { term: 3 }),
+            (1, Fact::Leads { term: 3 }),
+        ];
+        assert_eq!(broken(&facts), Guarantee::ElectionSafety);
+    }
+
+    #[test]
+    fn terms_votes_and_commits_do_not_go_back() {
+        let state = |term, vote, commit| (0, Fact::HardState { term, vote, commit });
+        for last in [state(4, 0, 9), state(5, 2, 9), state(5, 0, 9), state(6, 2, 8)] {
+            assert_eq!(broken(&[state(5, 1, 9), last]), Guarantee::MonotonicState);
+        }
+    }
+
+    #[test]
+    fn two_entries_at_a_committed_index_are_seen() {
+        let commit = |term, checksum| Fact::Committed { index: 7, term, checksum };
+        assert_eq!(broken(&[(0, commit(2, 5)), (1, commit(3, 5))]), Guarantee::LogMatching);
+        assert_eq!(broken(&[(0, commit(2, 5)), (1, commit(2, 6))]), Guarantee::LogMatching);
+    }
+
+    #[test]
+    fn states_that_differ_are_seen_also_across_a_restart() {
+        let facts =
+            [(0, applied(1, 10)), (0, applied(2, 20)), (1, applied(1, 10)), (1, applied(2, 21))];
+        assert_eq!(broken(&facts), Guarantee::StateMachineSafety);
+        let facts = [(0, applied(1, 10)), (0, Fact::Started), (0, applied(1, 11))];
+        assert_eq!(broken(&facts), Guarantee::StateMachineSafety);
+        let facts = [(0, applied(1, 10)), (0, applied(3, 30))];
+        assert_eq!(broken(&facts), Guarantee::StateMachineSafety);
+    }
+
+    #[test]
+    fn a_member_that_lost_what_was_durable_is_seen() {
+        let up = |term, last_index, commit| (1, Fact::Recovered { term, last_index, commit });
+        let state = (1, Fact::HardState { term: 4, vote: 2, commit: 7 });
+        let kept = (1, Fact::Persisted { last_index: 9 });
+        for last in [up(3, 9, 7), up(4, 8, 7), up(4, 9, 6)] {
+            let facts = [state, kept, (1, Fact::Started), last];
+            assert_eq!(broken(&facts), Guarantee::CommittedIsDurable);
+        }
+        // Another vote in the same term after the restart.
+        let other = (1, Fact::HardState { term: 4, vote: 3, commit: 7 });
+        let facts = [state, kept, (1, Fact::Started), up(4, 9, 7), other];
+        assert_eq!(broken(&facts), Guarantee::MonotonicState);
+        let mut raft = Raft::default();
+        for (member, fact) in [state, kept, (1, Fact::Damaged), (1, Fact::Started), up(0, 0, 0)] {
+            raft.observe(0, member, fact).expect("damage by the harness voids the promises");
+        }
+    }
+
+    #[test]
+    fn a_commit_without_a_quorum_of_platters_is_seen() {
+        let mut raft = Raft::default();
+        let commit = Fact::Committed { index: 5, term: 1, checksum: 0 };
+        raft.observe(0, 1, commit).expect("true");
+        raft.check_platters(0, &[5, 9, 0]).expect("a quorum holds it");
+        raft.check_platters(0, &[5, 4, 0]).expect_err("no quorum holds it");
+    }
+}

@@ -1,0 +1,74 @@
+//! What the clients saw: every operation with the moments of its call and its return.
+
+use crate::model::{Reply, Request};
+
+/// A moment of the simulation, in nanoseconds since its start.
+pub type Nanos = u64;
+
+/// How an operation ended, as far as its client can know.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    Done(Reply),
+    /// The server refused it for what it says, at the state it was applied to: no effect.
+    Refused(Refusal),
+    /// It certainly had no effect: it was never proposed.
+    Failed(String),
+    /// It may have had its effect, may have it later, or never.
+    Unknown(String),
+}
+
+/// A refusal whose truth can be checked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    Compacted,
+    FutureRevision,
+}
+
+/// One call of one client.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Operation {
+    pub client: u64,
+    /// The member that was asked.
+    pub member: usize,
+    pub request: Request,
+    pub called: Nanos,
+    /// When the client learned the outcome; for an unknown one, when it gave up.
+    pub returned: Nanos,
+    pub outcome: Outcome,
+}
+
+/// All operations of a run, in the order in which they returned.
+#[derive(Clone, Debug, Default)]
+pub struct History {
+    pub operations: Vec<Operation>,
+}
+
+impl History {
+    pub fn push(&mut self, operation: Operation) {
+        assert!(
+            operation.called <= operation.returned,
+            "an operation returned before it was called: {operation:?}"
+        );
+        self.operations.push(operation);
+    }
+
+    /// How many operations were acknowledged.
+    pub fn acknowledged(&self) -> usize {
+        self.operations.iter().filter(|o| matches!(o.outcome, Outcome::Done(_))).count()
+    }
+
+    /// The revisions that no acknowledged write created, up to the highest that anybody saw.
+    pub fn unexplained_revisions(&self) -> Vec<i64> {
+        let mut explained = std::collections::BTreeSet::new();
+        let mut highest = 1;
+        for operation in &self.operations {
+            if let Outcome::Done(reply) = &operation.outcome {
+                highest = highest.max(reply.revision);
+                if reply.answer.wrote() {
+                    explained.insert(reply.revision);
+                }
+            }
+        }
+        (2..=highest).filter(|r| !explained.contains(r)).collect()
+    }
+}

@@ -1,0 +1,206 @@
+//! `cargo sim`: runs seeds, repeats them, proves that they repeat, and replays incidents.
+
+use sim::options::Mode;
+use sim::plan::Plan;
+use sim::run;
+use sim::shrink::shrink;
+use sim::sweep::{Plans, Sweep, story};
+use std::process::ExitCode;
+use std::time::Duration;
+
+const USAGE: &str = "\
+cargo sim run --seeds N [--first S] [--mode M] [--jobs J]   sweep; lists all failing seeds
+cargo sim run --seed S [--mode M]                           one seed, with its whole trace
+cargo sim twice --seed S [--mode M]                         the trace must be the same twice
+cargo sim plan --seed S [--mode M]                          print the plan of a seed
+cargo sim replay FILE                                       run a plan from a file
+cargo sim shrink --seed S [--mode M] | shrink FILE          make a failing plan small
+cargo sim hashes FILE                                       compare the trace hashes in FILE
+cargo sim everyday [--seeds N]                              what `cargo test` runs
+
+modes: safety liveness partial-cut slow-disk lite, and standard (by which speed is measured)
+or faultless (any mode, without its faults); none of them: drawn from the seed
+";
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    match command(&arguments) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(text) => {
+            eprintln!("{text}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn command(arguments: &[String]) -> Result<(), String> {
+    let Some((verb, rest)) = arguments.split_first() else { return Err(USAGE.into()) };
+    let arguments = Arguments::parse(rest)?;
+    match verb.as_str() {
+        "run" => match arguments.seed {
+            Some(seed) => one(&arguments.plans.draw(seed), arguments.plans),
+            None => sweep(&arguments, false),
+        },
+        "everyday" => everyday(&arguments),
+        "plan" => {
+            print!("{}", arguments.plans.draw(arguments.seed()?).to_toml());
+            Ok(())
+        }
+        "twice" => twice(&arguments.plans.draw(arguments.seed()?)),
+        "replay" => one(&arguments.plan()?, Plans::Any),
+        "shrink" => shrink_plan(&arguments.plan()?),
+        "hashes" => hashes(arguments.file()?),
+        other => Err(format!("there is no command {other:?}\n\n{USAGE}")),
+    }
+}
+
+struct Arguments {
+    seed: Option<u64>,
+    seeds: Option<u64>,
+    first: u64,
+    jobs: usize,
+    plans: Plans,
+    file: Option<String>,
+}
+
+impl Arguments {
+    fn parse(words: &[String]) -> Result<Arguments, String> {
+        let mut parsed =
+            Arguments { seed: None, seeds: None, first: 0, jobs: 0, plans: Plans::Any, file: None };
+        let mut words = words.iter();
+        while let Some(word) = words.next() {
+            let mut value = || words.next().ok_or_else(|| format!("{word} needs a value"));
+            let number = |text: &String| {
+                text.parse::<u64>().map_err(|_| format!("{word} needs a number, not {text:?}"))
+            };
+            match word.as_str() {
+                "--seed" => parsed.seed = Some(number(value()?)?),
+                "--seeds" => parsed.seeds = Some(number(value()?)?),
+                "--first" => parsed.first = number(value()?)?,
+                "--jobs" => parsed.jobs = number(value()?)? as usize,
+                "--mode" => parsed.plans = plans(value()?)?,
+                flag if flag.starts_with("--") => {
+                    return Err(format!("there is no flag {flag}\n\n{USAGE}"));
+                }
+                file => parsed.file = Some(file.to_string()),
+            }
+        }
+        Ok(parsed)
+    }
+
+    fn seed(&self) -> Result<u64, String> {
+        self.seed.ok_or_else(|| "which seed? --seed S".into())
+    }
+
+    fn file(&self) -> Result<&str, String> {
+        self.file.as_deref().ok_or_else(|| "which file?".into())
+    }
+
+    /// The plan of the file, or of the seed.
+    fn plan(&self) -> Result<Plan, String> {
+        match self.seed {
+            Some(seed) => Ok(self.plans.draw(seed)),
+            None => {
+                let file = self.file()?;
+                let text = std::fs::read_to_string(file).map_err(|e| format!("{file}: {e}"))?;
+                Plan::from_toml(&text).map_err(|e| format!("{file}: {e}"))
+            }
+        }
+    }
+}
+
+fn plans(name: &str) -> Result<Plans, String> {
+    match name {
+        "standard" => Ok(Plans::Standard),
+        "faultless" => Ok(Plans::Faultless),
+        other => Mode::parse(other).map(Plans::Only).ok_or(format!("there is no mode {other:?}")),
+    }
+}
+
+fn one(plan: &Plan, plans: Plans) -> Result<(), String> {
+    let outcome = run::run(plan, true);
+    print!("{}", story(&outcome, plans));
+    match outcome.violation {
+        Some(violation) => Err(format!("seed {}: {violation}", plan.seed)),
+        None => Ok(()),
+    }
+}
+
+fn sweep(arguments: &Arguments, everyday: bool) -> Result<(), String> {
+    let sweep = Sweep {
+        first: arguments.first,
+        seeds: arguments.seeds.unwrap_or(1000),
+        jobs: arguments.jobs,
+        plans: arguments.plans,
+        failures_max: 0,
+    };
+    let report = sweep.run();
+    print!("{}", report.table(sweep.plans));
+    report.judge(everyday)
+}
+
+/// The sweep of every day, the hashes in the tree, and one seed twice.
+fn everyday(arguments: &Arguments) -> Result<(), String> {
+    if let Some(file) = &arguments.file {
+        hashes(file)?;
+    }
+    for seed in [1, 2] {
+        twice(&Plan::draw(seed, None))?;
+    }
+    sweep(arguments, true)
+}
+
+fn twice(plan: &Plan) -> Result<(), String> {
+    let (first, second) = (run::run(plan, true), run::run(plan, true));
+    for (number, (a, b)) in first.trace.iter().zip(&second.trace).enumerate() {
+        if a != b {
+            return Err(format!("seed {}: line {number} differs:\n{a}{b}", plan.seed));
+        }
+    }
+    if first.trace_hash != second.trace_hash || first.trace.len() != second.trace.len() {
+        return Err(format!("seed {}: one trace goes on where the other ends", plan.seed));
+    }
+    println!(
+        "seed {}: the same {} lines twice, hash {:016x}",
+        plan.seed, first.trace_lines, first.trace_hash
+    );
+    Ok(())
+}
+
+/// Compares the trace of each seed in a file with the hash beside it; `REWRITE=1` writes it anew.
+fn hashes(file: &str) -> Result<(), String> {
+    let text = std::fs::read_to_string(file).map_err(|e| format!("{file}: {e}"))?;
+    let known: toml::Table = text.parse().map_err(|e| format!("{file}: {e}"))?;
+    let header: String =
+        text.lines().take_while(|l| l.starts_with('#')).flat_map(|l| [l, "\n"]).collect();
+    let mut rewritten = header;
+    let mut wrong = Vec::new();
+    for (seed, hash) in &known {
+        let number = seed.parse().map_err(|_| format!("{file}: {seed} is no seed"))?;
+        let outcome = run::run(&Plan::draw(number, None), false);
+        let found = format!("{:016x}", outcome.trace_hash);
+        if hash.as_str() != Some(found.as_str()) {
+            wrong.push(format!("seed {seed}: trace hash {found}, in the tree {hash}"));
+        }
+        rewritten.push_str(&format!("{seed} = \"{found}\"\n"));
+    }
+    if wrong.is_empty() {
+        println!("{} trace hashes are as in {file}", known.len());
+        return Ok(());
+    }
+    if std::env::var_os("REWRITE").is_some() {
+        return std::fs::write(file, rewritten).map_err(|e| format!("{file}: {e}"));
+    }
+    Err(format!("{}\nif the trace was meant to change: REWRITE=1", wrong.join("\n")))
+}
+
+fn shrink_plan(plan: &Plan) -> Result<(), String> {
+    let broken = |plan: &Plan| run::run(plan, false).violation.map(|v| v.guarantee);
+    let Some(guarantee) = broken(plan) else {
+        return Err(format!("seed {} does not fail", plan.seed));
+    };
+    let shrunk = shrink(plan, guarantee, Duration::from_secs(120), &broken);
+    eprintln!("# {guarantee:?}, after {} runs", shrunk.runs);
+    print!("{}", shrunk.plan.to_toml());
+    Ok(())
+}

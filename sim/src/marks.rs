@@ -1,0 +1,103 @@
+//! Sometimes-marks: named states that are worth reaching, and how often a sweep reached them.
+//!
+//! A simulator that never gets somewhere proves nothing about that place. The everyday sweep must
+//! reach everything in [`EVERYDAY`]; a long one must reach all.
+
+use std::collections::BTreeMap;
+
+/// All marks, each with what it means.
+pub const ALL: [(&str, &str); 24] = [
+    ("leader changed", "a second term had a leader"),
+    ("two leaders at once", "a leader of an old term had not heard of the leader of a later one"),
+    ("quorum lost", "a majority of the members was down at once"),
+    ("all down", "every member was down at once"),
+    ("leader crashed", "the power of a leader failed"),
+    ("crash soon after election", "a leader crashed within 100 ms of its election"),
+    ("crash with a write in flight", "the power failed while the log was being written"),
+    ("crash at a disk operation", "the power failed right after a chosen disk operation"),
+    ("recovered with entries", "a member came up with a log that was not empty"),
+    ("recovered uncommitted entries", "a member came up with entries that were not committed"),
+    ("log truncated", "a member replaced entries that were durable on it"),
+    ("stopped by its disk", "a member stopped because its disk failed"),
+    ("refused to start", "a member found its log damaged and refused to start"),
+    ("slow sync reported", "a write to the log was outstanding for an election timeout"),
+    ("elected while the leader's disk stalled", "leadership moved away from a stalled disk"),
+    ("unknown write applied", "a write whose outcome was unknown turned out to be applied"),
+    ("unknown write lost", "a write whose outcome was unknown was never applied"),
+    ("stale serializable read", "a serializable read saw an older state than was acknowledged"),
+    ("swap refused", "a compare-and-swap found that somebody else had been faster"),
+    ("read of an old revision", "a read asked for a revision that was no longer the newest"),
+    ("compacted", "a compaction was acknowledged"),
+    ("refused as compacted", "a read asked for a revision that was compacted"),
+    ("refused without a leader", "a request was refused because no leader was known"),
+    ("segments rolled", "a disk held more than one segment of the log"),
+];
+
+/// What the everyday sweep must reach.
+pub const EVERYDAY: [&str; 15] = [
+    "leader changed",
+    "two leaders at once",
+    "quorum lost",
+    "all down",
+    "leader crashed",
+    "crash soon after election",
+    "recovered with entries",
+    "recovered uncommitted entries",
+    "log truncated",
+    "stopped by its disk",
+    "unknown write applied",
+    "unknown write lost",
+    "stale serializable read",
+    "swap refused",
+    "refused as compacted",
+];
+
+/// How often each mark was reached, by runs.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Marks(BTreeMap<&'static str, u64>);
+
+impl Marks {
+    /// Says that `mark` was reached; once or often is the same within a run.
+    pub fn reach(&mut self, mark: &'static str) {
+        assert!(ALL.iter().any(|(name, _)| *name == mark), "no such mark: {mark}");
+        self.0.insert(mark, 1);
+    }
+
+    pub fn count(&self, mark: &str) -> u64 {
+        self.0.get(mark).copied().unwrap_or(0)
+    }
+
+    /// Adds the marks of another run.
+    pub fn add(&mut self, other: &Marks) {
+        for (mark, count) in &other.0 {
+            *self.0.entry(mark).or_default() += count;
+        }
+    }
+
+    /// Those of `wanted` that were not reached.
+    pub fn missing<'a>(&self, wanted: &[&'a str]) -> Vec<&'a str> {
+        wanted.iter().copied().filter(|mark| self.count(mark) == 0).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn marks_count_runs_and_name_what_is_missing() {
+        let mut run = Marks::default();
+        run.reach("all down");
+        run.reach("all down");
+        let mut total = Marks::default();
+        total.add(&run);
+        total.add(&run);
+        assert_eq!(total.count("all down"), 2);
+        assert_eq!(total.missing(&["all down", "compacted"]), ["compacted"]);
+    }
+
+    #[test]
+    fn the_everyday_marks_exist() {
+        assert!(EVERYDAY.iter().all(|mark| ALL.iter().any(|(name, _)| name == mark)));
+    }
+}

@@ -1,0 +1,413 @@
+//! A sequential model of the key-value service: what one member without faults would answer.
+//!
+//! It is written for reading, from the API's documentation and not from the server's code, and
+//! keeps every version of every key, so that a checker can ask for the state at any revision.
+
+use std::collections::BTreeMap;
+
+/// One key as a client sees it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KeyValue {
+    pub key: String,
+    pub value: String,
+    pub create_revision: i64,
+    pub mod_revision: i64,
+    pub version: i64,
+    pub lease: i64,
+}
+
+/// A key or a range of keys, by the API's rules for `range_end`: empty is the one key, a zero byte
+/// is everything from the key on, anything else is the first key that is not in it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Span {
+    pub key: String,
+    pub end: String,
+}
+
+impl Span {
+    /// The one key.
+    pub fn one(key: impl Into<String>) -> Span {
+        Span { key: key.into(), end: String::new() }
+    }
+
+    /// Every key there is.
+    pub fn all() -> Span {
+        Span { key: "\0".into(), end: "\0".into() }
+    }
+
+    /// Whether `key` is in it.
+    pub fn contains(&self, key: &str) -> bool {
+        match self.end.as_str() {
+            "" => key == self.key,
+            "\0" => key >= self.key.as_str(),
+            end => key >= self.key.as_str() && key < end,
+        }
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Range {
+    pub span: Span,
+    /// 0 is the newest state.
+    pub revision: i64,
+    /// 0 is no limit.
+    pub limit: i64,
+    pub serializable: bool,
+    pub count_only: bool,
+    pub keys_only: bool,
+    pub descending: bool,
+}
+
+impl Range {
+    /// A linearizable read of `span` with no further wishes.
+    pub fn of(span: Span) -> Range {
+        Range {
+            span,
+            revision: 0,
+            limit: 0,
+            serializable: false,
+            count_only: false,
+            keys_only: false,
+            descending: false,
+        }
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Put {
+    pub key: String,
+    pub value: String,
+    pub prev_kv: bool,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Delete {
+    pub span: Span,
+    pub prev_kv: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Relation {
+    Equal,
+    Greater,
+    Less,
+    NotEqual,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Operand {
+    Version(i64),
+    Create(i64),
+    Mod(i64),
+    Value(String),
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Compare {
+    pub key: String,
+    pub relation: Relation,
+    pub operand: Operand,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Txn {
+    pub compares: Vec<Compare>,
+    pub success: Vec<Request>,
+    pub failure: Vec<Request>,
+}
+
+/// What a client asks for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Request {
+    Range(Range),
+    Put(Put),
+    Delete(Delete),
+    Txn(Txn),
+    Compact { revision: i64, physical: bool },
+}
+
+impl Request {
+    /// Whether it could create a revision.
+    pub fn may_write(&self) -> bool {
+        match self {
+            Request::Range(_) | Request::Compact { .. } => false,
+            Request::Put(_) | Request::Delete(_) => true,
+            Request::Txn(txn) => txn.success.iter().chain(&txn.failure).any(Request::may_write),
+        }
+    }
+}
+
+/// What a request returned, without the header.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Answer {
+    Range { kvs: Vec<KeyValue>, count: i64, more: bool },
+    Put { prev: Option<KeyValue> },
+    Delete { deleted: i64, prevs: Vec<KeyValue> },
+    Txn { succeeded: bool, answers: Vec<Answer> },
+    Compact,
+}
+
+impl Answer {
+    /// Whether the request created a revision.
+    pub fn wrote(&self) -> bool {
+        match self {
+            Answer::Range { .. } | Answer::Compact => false,
+            Answer::Put { .. } => true,
+            Answer::Delete { deleted, .. } => *deleted > 0,
+            Answer::Txn { answers, .. } => answers.iter().any(Answer::wrote),
+        }
+    }
+
+    /// Every version of a key that the answer shows.
+    pub fn each_kv<'a>(&'a self, see: &mut dyn FnMut(&'a KeyValue)) {
+        match self {
+            Answer::Range { kvs, .. } => kvs.iter().for_each(see),
+            Answer::Put { prev } => prev.iter().for_each(see),
+            Answer::Delete { prevs, .. } => prevs.iter().for_each(see),
+            Answer::Txn { answers, .. } => answers.iter().for_each(|a| a.each_kv(see)),
+            Answer::Compact => {}
+        }
+    }
+}
+
+/// An answer with the revision of its header.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Reply {
+    pub revision: i64,
+    pub answer: Answer,
+}
+
+/// The store, at every revision from 1 (empty) to the newest.
+///
+/// Invariants: the versions of a key are in order of revision; none is beyond `revision`, outside
+/// of `apply`.
+#[derive(Clone, Debug)]
+pub struct Model {
+    revision: i64,
+    /// `None` is a deletion.
+    versions: BTreeMap<String, Vec<(i64, Option<KeyValue>)>>,
+}
+
+impl Default for Model {
+    fn default() -> Model {
+        Model { revision: 1, versions: BTreeMap::new() }
+    }
+}
+
+impl Model {
+    pub fn revision(&self) -> i64 {
+        self.revision
+    }
+
+    /// The key as it stood at revision `at`.
+    pub fn get(&self, key: &str, at: i64) -> Option<&KeyValue> {
+        self.versions.get(key).and_then(|versions| version_at(versions, at))
+    }
+
+    /// Carries `request` out and says what a client would be answered.
+    pub fn apply(&mut self, request: &Request) -> Reply {
+        let next = self.revision + 1;
+        let answer = self.carry_out(request, next);
+        if answer.wrote() {
+            self.revision = next;
+        }
+        Reply { revision: self.revision, answer }
+    }
+
+    /// What a read answers when it sees the state at revision `at`.
+    pub fn range_at(&self, range: &Range, at: i64) -> Answer {
+        let mut kvs: Vec<KeyValue> = Vec::new();
+        let mut count = 0;
+        for (key, versions) in self.candidates(&range.span) {
+            if !range.span.contains(key) {
+                continue;
+            }
+            if let Some(kv) = version_at(versions, at) {
+                count += 1;
+                kvs.push(kv.clone());
+            }
+        }
+        if range.count_only {
+            return Answer::Range { kvs: Vec::new(), count, more: false };
+        }
+        if range.descending {
+            kvs.reverse();
+        }
+        let more = range.limit > 0 && count > range.limit;
+        if more {
+            kvs.truncate(range.limit as usize);
+        }
+        if range.keys_only {
+            kvs.iter_mut().for_each(|kv| kv.value.clear());
+        }
+        Answer::Range { kvs, count, more }
+    }
+
+    /// Forgets everything after revision `revision`.
+    pub fn undo_to(&mut self, revision: i64) {
+        assert!(revision <= self.revision, "{revision} is beyond {}", self.revision);
+        for versions in self.versions.values_mut() {
+            while versions.last().is_some_and(|(r, _)| *r > revision) {
+                versions.pop();
+            }
+        }
+        self.revision = revision;
+    }
+
+    fn candidates(
+        &self,
+        span: &Span,
+    ) -> impl Iterator<Item = (&String, &Vec<(i64, Option<KeyValue>)>)> {
+        let single = span.end.is_empty();
+        self.versions.range(span.key.clone()..).take(if single { 1 } else { usize::MAX })
+    }
+
+    fn carry_out(&mut self, request: &Request, next: i64) -> Answer {
+        match request {
+            Request::Range(range) => {
+                let at = if range.revision > 0 { range.revision } else { i64::MAX };
+                self.range_at(range, at)
+            }
+            Request::Put(put) => self.put(put, next),
+            Request::Delete(delete) => self.delete(delete, next),
+            Request::Compact { .. } => Answer::Compact,
+            Request::Txn(txn) => {
+                let succeeded = txn.compares.iter().all(|c| self.holds(c));
+                let branch = if succeeded { &txn.success } else { &txn.failure };
+                let answers = branch.iter().map(|r| self.carry_out(r, next)).collect();
+                Answer::Txn { succeeded, answers }
+            }
+        }
+    }
+
+    fn put(&mut self, put: &Put, next: i64) -> Answer {
+        let prev = self.get(&put.key, i64::MAX).cloned();
+        let kv = KeyValue {
+            key: put.key.clone(),
+            value: put.value.clone(),
+            create_revision: prev.as_ref().map_or(next, |p| p.create_revision),
+            mod_revision: next,
+            version: prev.as_ref().map_or(1, |p| p.version + 1),
+            lease: 0,
+        };
+        self.versions.entry(put.key.clone()).or_default().push((next, Some(kv)));
+        Answer::Put { prev: prev.filter(|_| put.prev_kv) }
+    }
+
+    fn delete(&mut self, delete: &Delete, next: i64) -> Answer {
+        let Answer::Range { kvs, .. } = self.range_at(&Range::of(delete.span.clone()), i64::MAX)
+        else {
+            unreachable!("a range answers with a range");
+        };
+        for kv in &kvs {
+            self.versions.entry(kv.key.clone()).or_default().push((next, None));
+        }
+        let deleted = kvs.len() as i64;
+        Answer::Delete { deleted, prevs: if delete.prev_kv { kvs } else { Vec::new() } }
+    }
+
+    /// Whether a comparison holds. An absent key has version and revisions 0; comparing the value
+    /// of an absent key never holds.
+    fn holds(&self, compare: &Compare) -> bool {
+        let kv = self.get(&compare.key, i64::MAX);
+        let number = |f: fn(&KeyValue) -> i64| kv.map_or(0, f);
+        let order = match &compare.operand {
+            Operand::Version(n) => number(|kv| kv.version).cmp(n),
+            Operand::Create(n) => number(|kv| kv.create_revision).cmp(n),
+            Operand::Mod(n) => number(|kv| kv.mod_revision).cmp(n),
+            Operand::Value(v) => match kv {
+                Some(kv) => kv.value.cmp(v),
+                None => return false,
+            },
+        };
+        match compare.relation {
+            Relation::Equal => order.is_eq(),
+            Relation::Greater => order.is_gt(),
+            Relation::Less => order.is_lt(),
+            Relation::NotEqual => order.is_ne(),
+        }
+    }
+}
+
+fn version_at(versions: &[(i64, Option<KeyValue>)], at: i64) -> Option<&KeyValue> {
+    versions.iter().rev().find(|(revision, _)| *revision <= at).and_then(|(_, kv)| kv.as_ref())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn put(key: &str, value: &str) -> Request {
+        Request::Put(Put { key: key.into(), value: value.into(), prev_kv: true })
+    }
+
+    fn keys(answer: &Answer) -> Vec<String> {
+        let mut keys = Vec::new();
+        answer.each_kv(&mut |kv| keys.push(format!("{}={}", kv.key, kv.value)));
+        keys
+    }
+
+    #[test]
+    fn versions_and_revisions_follow_the_generations_of_a_key() {
+        let mut m = Model::default();
+        assert_eq!(m.apply(&put("a", "1")).revision, 2);
+        let second = m.apply(&put("a", "2"));
+        assert_eq!(keys(&second.answer), ["a=1"]);
+        let gone = m.apply(&Request::Delete(Delete { span: Span::one("a"), prev_kv: true }));
+        assert_eq!((gone.revision, keys(&gone.answer)), (4, vec!["a=2".to_string()]));
+        let none = m.apply(&Request::Delete(Delete { span: Span::one("a"), prev_kv: true }));
+        assert_eq!((none.revision, none.answer.wrote()), (4, false));
+        m.apply(&put("a", "3"));
+        let kv = m.get("a", 5).expect("written at 5");
+        assert_eq!((kv.create_revision, kv.mod_revision, kv.version), (5, 5, 1));
+        let kv = m.get("a", 3).expect("written at 3");
+        assert_eq!((kv.create_revision, kv.mod_revision, kv.version), (2, 3, 2));
+        assert_eq!(m.get("a", 4), None);
+    }
+
+    #[test]
+    fn ranges_follow_the_rules_of_range_end() {
+        let mut m = Model::default();
+        for k in ["a", "b", "c", "d"] {
+            m.apply(&put(k, k));
+        }
+        let read = |span: Span| keys(&m.range_at(&Range::of(span), i64::MAX)).join(" ");
+        assert_eq!(read(Span::one("b")), "b=b");
+        assert_eq!(read(Span::one("bb")), "");
+        assert_eq!(read(Span { key: "b".into(), end: "d".into() }), "b=b c=c");
+        assert_eq!(read(Span { key: "c".into(), end: "\0".into() }), "c=c d=d");
+        assert_eq!(read(Span::all()), "a=a b=b c=c d=d");
+        let limited = Range { limit: 1, descending: true, ..Range::of(Span::all()) };
+        let Answer::Range { kvs, count, more } = m.range_at(&limited, 4) else { panic!() };
+        assert_eq!((kvs[0].key.as_str(), kvs.len(), count, more), ("c", 1, 3, true));
+    }
+
+    #[test]
+    fn a_transaction_is_one_revision_and_undo_takes_it_back_whole() {
+        let mut m = Model::default();
+        m.apply(&put("a", "1"));
+        let txn = Request::Txn(Txn {
+            compares: vec![Compare {
+                key: "a".into(),
+                relation: Relation::Equal,
+                operand: Operand::Mod(2),
+            }],
+            success: vec![put("b", "x"), put("c", "y"), Request::Range(Range::of(Span::all()))],
+            failure: vec![Request::Range(Range::of(Span::one("a")))],
+        });
+        let reply = m.apply(&txn);
+        assert_eq!(reply.revision, 3);
+        let Answer::Txn { succeeded: true, answers } = &reply.answer else { panic!("{reply:?}") };
+        assert_eq!(keys(&answers[2]), ["a=1", "b=x", "c=y"]);
+        m.apply(&put("a", "2"));
+        let Answer::Txn { succeeded: false, .. } = m.apply(&txn).answer else { panic!() };
+        m.undo_to(2);
+        assert_eq!(keys(&m.range_at(&Range::of(Span::all()), i64::MAX)), ["a=1"]);
+        let absent = Compare {
+            key: "zz".into(),
+            relation: Relation::NotEqual,
+            operand: Operand::Value("v".into()),
+        };
+        assert!(!m.holds(&absent), "comparing the value of an absent key never holds");
+    }
+}

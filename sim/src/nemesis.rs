@@ -1,0 +1,292 @@
+//! Which faults a plan holds: drawn class by class, each from a stream of its own.
+//!
+//! The fault atlas: no plan destroys more than the protocol promises to survive. A power cut loses
+//! only what was never called durable, so all members may suffer it, even at once. Bit rot destroys
+//! what was durable: it strikes at most a minority of the members, in one run always the same ones,
+//! and none of a single-member cluster.
+
+use crate::options::Mode;
+use crate::plan::{Action, Direction, Fault, Plan, Shape, Target};
+use crate::random::Stream;
+
+/// A class of faults, and how one of them is drawn.
+struct Class {
+    name: &'static str,
+    draw: fn(&mut Stream, &Plan) -> Fault,
+    /// How many of them a run of ten seconds has at most.
+    per_ten_seconds: u64,
+}
+
+const NETWORK: [Class; 6] = [
+    Class { name: "isolate", draw: isolate, per_ten_seconds: 3 },
+    Class { name: "cut-links", draw: cut_links, per_ten_seconds: 3 },
+    Class { name: "flap", draw: flap, per_ten_seconds: 1 },
+    Class { name: "delay", draw: delay, per_ten_seconds: 1 },
+    Class { name: "loss", draw: loss, per_ten_seconds: 1 },
+    Class { name: "cut-clients", draw: cut_clients, per_ten_seconds: 2 },
+];
+
+const CRASHES: [Class; 5] = [
+    Class { name: "kill", draw: kill, per_ten_seconds: 4 },
+    Class { name: "power-cut", draw: power_cut, per_ten_seconds: 4 },
+    Class { name: "power-cut-all", draw: power_cut_all, per_ten_seconds: 2 },
+    Class { name: "crash-at-disk-operation", draw: crash_at, per_ten_seconds: 4 },
+    Class { name: "crash-next-leader", draw: crash_next_leader, per_ten_seconds: 2 },
+];
+
+const PROCESSES: [Class; 2] = [
+    Class { name: "pause", draw: pause, per_ten_seconds: 3 },
+    Class { name: "rolling-restart", draw: rolling_restart, per_ten_seconds: 1 },
+];
+
+const DISKS: [Class; 5] = [
+    Class { name: "fsync-stall", draw: fsync_stall, per_ten_seconds: 2 },
+    Class { name: "fsync-slow", draw: fsync_slow, per_ten_seconds: 2 },
+    Class { name: "write-error", draw: write_error, per_ten_seconds: 2 },
+    Class { name: "fsync-error", draw: fsync_error, per_ten_seconds: 2 },
+    Class { name: "no-space", draw: no_space, per_ten_seconds: 1 },
+];
+
+const CLOCKS: [Class; 2] = [
+    Class { name: "clock-rate", draw: clock_rate, per_ten_seconds: 2 },
+    Class { name: "wall-jump", draw: wall_jump, per_ten_seconds: 2 },
+];
+
+const OPERATIONS: [Class; 1] =
+    [Class { name: "transfer-leader", draw: transfer, per_ten_seconds: 3 }];
+
+const ROT: [Class; 1] = [Class { name: "bit-rot", draw: bit_rot, per_ten_seconds: 1 }];
+
+/// Draws the actions of a plan whose options stand already.
+pub fn draw(plan: &Plan) -> Vec<Action> {
+    let single = plan.options.members == 1;
+    let classes: Vec<&Class> = match plan.mode {
+        Mode::Lite => CRASHES.iter().chain(&ROT).collect(),
+        Mode::Safety | Mode::Liveness => NETWORK
+            .iter()
+            .chain(&CRASHES)
+            .chain(&PROCESSES)
+            .chain(&DISKS)
+            .chain(&CLOCKS)
+            .chain(&OPERATIONS)
+            .chain(&ROT)
+            .collect(),
+        Mode::PartialCut => return partial_cut(plan),
+        Mode::SlowDisk => DISKS[..2].iter().collect(),
+    };
+    let mut actions = Vec::new();
+    for class in classes {
+        if single && matches!(class.name, "isolate" | "cut-links" | "transfer-leader" | "bit-rot") {
+            continue;
+        }
+        draw_class(plan, class, &mut actions);
+    }
+    if actions.len() < 5 {
+        // The swarm switched nearly everything off; a run without faults finds little.
+        let filler = if plan.mode == Mode::SlowDisk { &DISKS[0] } else { &CRASHES[1] };
+        let mut s = Stream::new(plan.seed, "swarm/filler");
+        for _ in actions.len()..6 {
+            actions.push(at_some_time(&mut s, plan, filler.draw));
+        }
+    }
+    actions.sort_by_key(|action| action.at_ms);
+    actions
+}
+
+/// Swarm: each class is on with p = 0.5, then its intensity is drawn.
+fn draw_class(plan: &Plan, class: &Class, actions: &mut Vec<Action>) {
+    let mut s = Stream::new(plan.seed, &format!("nemesis/{}", class.name));
+    let on = if class.name == "bit-rot" { 150 } else { 500 };
+    if !s.chance(on) {
+        return;
+    }
+    let most = (class.per_ten_seconds * plan.duration_ms).div_ceil(10_000).max(1);
+    for _ in 0..s.between(1, most) {
+        actions.push(at_some_time(&mut s, plan, class.draw));
+    }
+}
+
+fn at_some_time(s: &mut Stream, plan: &Plan, fault: fn(&mut Stream, &Plan) -> Fault) -> Action {
+    // The first moments belong to the first election, so that there is something to disturb.
+    let first = (plan.options.election_ms * 2).min(plan.duration_ms / 3);
+    Action { at_ms: s.between(first, plan.duration_ms - 1), fault: fault(s, plan) }
+}
+
+fn target(s: &mut Stream, plan: &Plan) -> Target {
+    match s.weighted(&[40, 8, 6, 6, 40]) {
+        0 => Target::Leader,
+        1 => Target::OldLeader,
+        2 => Target::LongestLog,
+        3 => Target::ShortestLog,
+        _ => Target::Member(s.below(plan.options.members as u64) as usize),
+    }
+}
+
+/// A time in terms of the cluster's own: from a heartbeat to several election timeouts.
+fn span(s: &mut Stream, plan: &Plan) -> u64 {
+    s.log_between(plan.options.heartbeat_ms, plan.options.election_ms * 6)
+}
+
+fn isolate(s: &mut Stream, plan: &Plan) -> Fault {
+    let direction = *s.pick(&[Direction::Both, Direction::Both, Direction::In, Direction::Out]);
+    Fault::Isolate { target: target(s, plan), direction, for_ms: span(s, plan) }
+}
+
+fn cut_links(s: &mut Stream, plan: &Plan) -> Fault {
+    let n = plan.options.members;
+    let mut order: Vec<usize> = (0..n).collect();
+    s.shuffle(&mut order);
+    let shape = *s.pick(&[Shape::Halves, Shape::Bridge, Shape::Ring, Shape::Directed]);
+    let side = s.between(1, n as u64 - 1) as usize;
+    let place = |m: usize| order.iter().position(|o| *o == m).expect("all members are placed");
+    let mut links = Vec::new();
+    for from in 0..n {
+        for to in (0..n).filter(|to| *to != from) {
+            let (a, b) = (place(from), place(to));
+            let cut = match shape {
+                Shape::Halves => (a < side) != (b < side),
+                // The first member reaches both halves of the others.
+                Shape::Bridge => a != 0 && b != 0 && (a <= n / 2) != (b <= n / 2),
+                Shape::Ring => (a + 1) % n != b && (b + 1) % n != a,
+                Shape::Directed => s.chance(300),
+            };
+            if cut {
+                links.push((from, to));
+            }
+        }
+    }
+    Fault::CutLinks { shape, links, for_ms: span(s, plan) }
+}
+
+fn flap(s: &mut Stream, plan: &Plan) -> Fault {
+    let period_ms = s.log_between(plan.options.heartbeat_ms, plan.options.election_ms * 2);
+    Fault::Flap { target: target(s, plan), period_ms, times: s.between(2, 8) }
+}
+
+fn delay(s: &mut Stream, plan: &Plan) -> Fault {
+    let from_ms = s.log_between(1, plan.options.heartbeat_ms);
+    Fault::Delay { from_ms, to_ms: from_ms + s.log_between(1, 200), for_ms: span(s, plan) }
+}
+
+fn loss(s: &mut Stream, plan: &Plan) -> Fault {
+    Fault::Loss { per_mille: s.log_between(5, 300), for_ms: span(s, plan) }
+}
+
+fn cut_clients(s: &mut Stream, plan: &Plan) -> Fault {
+    Fault::CutClients { target: target(s, plan), for_ms: span(s, plan) }
+}
+
+fn kill(s: &mut Stream, plan: &Plan) -> Fault {
+    Fault::Kill { target: target(s, plan), down_ms: span(s, plan) }
+}
+
+fn power_cut(s: &mut Stream, plan: &Plan) -> Fault {
+    Fault::PowerCut { target: target(s, plan), down_ms: span(s, plan) }
+}
+
+fn power_cut_all(s: &mut Stream, plan: &Plan) -> Fault {
+    Fault::PowerCutAll { down_ms: span(s, plan) }
+}
+
+fn pause(s: &mut Stream, plan: &Plan) -> Fault {
+    Fault::Pause { target: target(s, plan), for_ms: span(s, plan) }
+}
+
+fn rolling_restart(s: &mut Stream, plan: &Plan) -> Fault {
+    Fault::RollingRestart { gap_ms: span(s, plan), power_cut: s.chance(500) }
+}
+
+fn crash_at(s: &mut Stream, plan: &Plan) -> Fault {
+    let target = target(s, plan);
+    Fault::CrashAtDiskOperation { target, nth: s.log_between(1, 60), down_ms: span(s, plan) }
+}
+
+fn crash_next_leader(s: &mut Stream, plan: &Plan) -> Fault {
+    Fault::CrashNextLeader { after_ms: s.below(60), down_ms: span(s, plan) }
+}
+
+fn fsync_stall(s: &mut Stream, plan: &Plan) -> Fault {
+    let target = if s.chance(500) { Target::Leader } else { target(s, plan) };
+    Fault::FsyncStall { target, for_ms: s.log_between(plan.options.heartbeat_ms, 6_000) }
+}
+
+fn fsync_slow(s: &mut Stream, plan: &Plan) -> Fault {
+    let from_ms = s.log_between(1, 100);
+    let to_ms = from_ms + s.log_between(1, 400);
+    Fault::FsyncSlow { target: target(s, plan), from_ms, to_ms, for_ms: span(s, plan) * 2 }
+}
+
+fn write_error(s: &mut Stream, plan: &Plan) -> Fault {
+    Fault::WriteError { target: target(s, plan), down_ms: span(s, plan) }
+}
+
+fn fsync_error(s: &mut Stream, plan: &Plan) -> Fault {
+    Fault::FsyncError { target: target(s, plan), down_ms: span(s, plan) }
+}
+
+fn no_space(s: &mut Stream, plan: &Plan) -> Fault {
+    Fault::NoSpace { target: target(s, plan), for_ms: span(s, plan) }
+}
+
+fn bit_rot(s: &mut Stream, plan: &Plan) -> Fault {
+    // Always the same minority: rot on a third member of five could take the last intact copy.
+    let minority = (plan.options.members as u64 - 1) / 2;
+    let first = Stream::new(plan.seed, "nemesis/rotten").below(plan.options.members as u64);
+    let member = (first + s.below(minority)) % plan.options.members as u64;
+    Fault::BitRot { target: Target::Member(member as usize), down_ms: span(s, plan) }
+}
+
+fn clock_rate(s: &mut Stream, plan: &Plan) -> Fault {
+    let per_mille = *s.pick(&[500, 800, 950, 1050, 1250, 2000]);
+    Fault::ClockRate { target: target(s, plan), per_mille, for_ms: span(s, plan) * 2 }
+}
+
+fn wall_jump(s: &mut Stream, plan: &Plan) -> Fault {
+    let by_ms = s.log_between(100, 7_200_000) as i64;
+    Fault::WallJump { target: target(s, plan), by_ms: if s.chance(500) { by_ms } else { -by_ms } }
+}
+
+fn transfer(s: &mut Stream, plan: &Plan) -> Fault {
+    Fault::TransferLeader { to: target(s, plan) }
+}
+
+/// A cut for the whole run that leaves a quorum connected in full, and links of the others that
+/// flap around it: the quorum must elect and stay elected.
+fn partial_cut(plan: &Plan) -> Vec<Action> {
+    let n = plan.options.members;
+    let quorum = n / 2 + 1;
+    let mut s = Stream::new(plan.seed, "nemesis/partial-cut");
+    let mut order: Vec<usize> = (0..n).collect();
+    s.shuffle(&mut order);
+    let core = &order[..quorum];
+    let at_ms = (plan.options.election_ms * 2).min(plan.duration_ms / 3);
+    let mut lasting = Vec::new();
+    let mut actions = Vec::new();
+    for from in 0..n {
+        for to in (0..n).filter(|to| *to != from) {
+            if core.contains(&from) && core.contains(&to) {
+                continue;
+            }
+            match s.below(4) {
+                0 | 1 => lasting.push((from, to)),
+                2 => {}
+                _ => {
+                    for _ in 0..s.between(1, 3) {
+                        let fault = Fault::CutLinks {
+                            shape: Shape::Directed,
+                            links: vec![(from, to)],
+                            for_ms: span(&mut s, plan),
+                        };
+                        let at_ms = s.between(at_ms, plan.duration_ms - 1);
+                        actions.push(Action { at_ms, fault });
+                    }
+                }
+            }
+        }
+    }
+    let for_ms = plan.duration_ms;
+    let fault = Fault::CutLinks { shape: Shape::Directed, links: lasting, for_ms };
+    actions.push(Action { at_ms, fault });
+    actions.sort_by_key(|action| action.at_ms);
+    actions
+}

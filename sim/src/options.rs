@@ -1,0 +1,147 @@
+//! How a simulated cluster is set up, and how busy its clients are: drawn from a seed, printed
+//! with every plan, and editable.
+
+use crate::random::Stream;
+use serde::{Deserialize, Serialize};
+
+/// What a run is for; see `docs/simulation.md`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Mode {
+    /// Arbitrary faults, any number of members down. Nothing may ever be wrong.
+    Safety,
+    /// At the end a quorum is healed and every other fault stays: it must work.
+    Liveness,
+    /// The links are cut so that some quorum stays connected in full: it must work.
+    PartialCut,
+    /// One member's disk is slow or stalls, mostly the leader's.
+    SlowDisk,
+    /// Three members, five seconds, crashes only: many a second.
+    Lite,
+}
+
+impl Mode {
+    pub const ALL: [Mode; 5] =
+        [Mode::Safety, Mode::Liveness, Mode::PartialCut, Mode::SlowDisk, Mode::Lite];
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Mode::Safety => "safety",
+            Mode::Liveness => "liveness",
+            Mode::PartialCut => "partial-cut",
+            Mode::SlowDisk => "slow-disk",
+            Mode::Lite => "lite",
+        }
+    }
+
+    pub fn parse(name: &str) -> Option<Mode> {
+        Mode::ALL.into_iter().find(|mode| mode.name() == name)
+    }
+
+    /// The mode of a seed for which none was asked.
+    pub fn draw(seed: u64) -> Mode {
+        let mut stream = Stream::new(seed, "mode");
+        // Lite seeds are cheap; the others need the time.
+        Mode::ALL[stream.weighted(&[340, 120, 60, 80, 400])]
+    }
+}
+
+/// The cluster and its surroundings.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Options {
+    pub members: usize,
+    pub heartbeat_ms: u64,
+    pub election_ms: u64,
+    pub wal_segment_bytes: u64,
+    /// How many entries are applied between two checkpoints.
+    pub checkpoint_entries: u64,
+    /// The one-way delay of a message, from and to.
+    pub latency_us: (u64, u64),
+    /// What an fsync costs, from and to.
+    pub fsync_us: (u64, u64),
+    /// The rate of each member's clock in thousandths.
+    pub clock_rates: Vec<u64>,
+}
+
+/// What the clients do.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Workload {
+    pub clients: u64,
+    /// Over all clients and the whole run, if every one of them is answered at once.
+    pub operations: u64,
+    pub keys: u64,
+    pub timeout_ms: u64,
+    /// How often each kind of request is drawn, relative to each other.
+    pub weights: Weights,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Weights {
+    pub put: u64,
+    pub get: u64,
+    pub range: u64,
+    pub delete: u64,
+    /// Compare-and-swap transactions over one or more keys.
+    pub transaction: u64,
+    pub compact: u64,
+}
+
+impl Options {
+    pub fn draw(seed: u64, mode: Mode) -> Options {
+        let mut s = Stream::new(seed, "options");
+        let members = match mode {
+            Mode::Lite => 3,
+            Mode::Safety => [1, 3, 5][s.weighted(&[1, 4, 5])],
+            Mode::Liveness | Mode::SlowDisk => [3, 5][s.weighted(&[1, 1])],
+            Mode::PartialCut => 5,
+        };
+        let heartbeat_ms = s.log_between(20, 150);
+        let election_ms = heartbeat_ms * s.between(5, 12);
+        let wal_segment_bytes = s.log_between(4 << 10, 1 << 20) & !4095;
+        let checkpoint_entries = s.log_between(5, 10_000);
+        let slowest = if s.chance(200) { 20_000 } else { 3_000 };
+        let latency_us = (s.between(50, 500), s.between(600, slowest));
+        let fsync_us = (s.log_between(50, 1_000), s.log_between(1_001, 8_000));
+        let skewed = s.chance(500);
+        let clock_rates =
+            (0..members).map(|_| if skewed { s.between(900, 1100) } else { 1000 }).collect();
+        Options {
+            members,
+            heartbeat_ms,
+            election_ms,
+            wal_segment_bytes,
+            checkpoint_entries,
+            latency_us,
+            fsync_us,
+            clock_rates,
+        }
+    }
+}
+
+impl Workload {
+    pub fn draw(seed: u64, mode: Mode) -> Workload {
+        let mut s = Stream::new(seed, "workload");
+        let (clients, operations) = match mode {
+            Mode::Lite => (s.between(2, 4), 300),
+            Mode::Safety | Mode::Liveness => (s.between(2, 8), s.between(600, 1500)),
+            Mode::PartialCut | Mode::SlowDisk => (s.between(2, 6), s.between(500, 1000)),
+        };
+        let keys = s.log_between(1, 40);
+        let timeout_ms = s.log_between(500, 6_000);
+        // Swarm: a kind of request is left out of half of the seeds, but for puts and gets,
+        // without which a run says nothing.
+        let mut weight = |high: u64| if s.chance(500) { s.between(1, high) } else { 0 };
+        let weights = Weights {
+            range: weight(8),
+            delete: weight(6),
+            transaction: weight(10),
+            compact: weight(2),
+            put: 2 + weight(8),
+            get: 2 + weight(8),
+        };
+        Workload { clients, operations, keys, timeout_ms, weights }
+    }
+}

@@ -1,0 +1,288 @@
+//! A plan is data: all that a run depends on, drawn from a seed, printed, edited, replayed, shrunk.
+//!
+//! A seed only generates a plan. Every class of fault has a stream of its own, so that a class that
+//! is added leaves the plans of the others as they were.
+
+use crate::nemesis;
+use crate::options::{Mode, Options, Workload};
+use serde::{Deserialize, Serialize};
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Plan {
+    pub seed: u64,
+    pub mode: Mode,
+    /// How long the clients and the nemesis work, before everything is healed.
+    pub duration_ms: u64,
+    pub options: Options,
+    pub workload: Workload,
+    #[serde(default)]
+    pub actions: Vec<Action>,
+}
+
+/// One fault, with the moment at which it begins; it carries its own end.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Action {
+    pub at_ms: u64,
+    #[serde(flatten)]
+    pub fault: Fault,
+}
+
+/// Whom a fault is aimed at; resolved when it begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Target {
+    Leader,
+    /// Who led before the present leader.
+    OldLeader,
+    LongestLog,
+    ShortestLog,
+    Member(usize),
+}
+
+/// Which way the messages of a target are cut.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Direction {
+    In,
+    Out,
+    Both,
+}
+
+/// What the nemesis does. Times are those of the simulation.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "fault", rename_all = "kebab-case")]
+pub enum Fault {
+    // --- network ---
+    Isolate {
+        target: Target,
+        direction: Direction,
+        for_ms: u64,
+    },
+    /// These directed links are cut: partitions, bridges and rings are sets of links.
+    CutLinks {
+        shape: Shape,
+        links: Vec<(usize, usize)>,
+        for_ms: u64,
+    },
+    Flap {
+        target: Target,
+        period_ms: u64,
+        times: u64,
+    },
+    Delay {
+        from_ms: u64,
+        to_ms: u64,
+        for_ms: u64,
+    },
+    Loss {
+        per_mille: u64,
+        for_ms: u64,
+    },
+    CutClients {
+        target: Target,
+        for_ms: u64,
+    },
+
+    // --- processes ---
+    Kill {
+        target: Target,
+        down_ms: u64,
+    },
+    PowerCut {
+        target: Target,
+        down_ms: u64,
+    },
+    PowerCutAll {
+        down_ms: u64,
+    },
+    Pause {
+        target: Target,
+        for_ms: u64,
+    },
+    RollingRestart {
+        gap_ms: u64,
+        power_cut: bool,
+    },
+    /// The power of the target fails right after its n-th disk operation from now on.
+    CrashAtDiskOperation {
+        target: Target,
+        nth: u64,
+        down_ms: u64,
+    },
+    /// The power of whoever becomes leader next fails that long after its election.
+    CrashNextLeader {
+        after_ms: u64,
+        down_ms: u64,
+    },
+
+    // --- disks ---
+    FsyncStall {
+        target: Target,
+        for_ms: u64,
+    },
+    FsyncSlow {
+        target: Target,
+        from_ms: u64,
+        to_ms: u64,
+        for_ms: u64,
+    },
+    WriteError {
+        target: Target,
+        down_ms: u64,
+    },
+    FsyncError {
+        target: Target,
+        down_ms: u64,
+    },
+    NoSpace {
+        target: Target,
+        for_ms: u64,
+    },
+    /// A bit of the log rots while the target is down. It may refuse to start ever again.
+    BitRot {
+        target: Target,
+        down_ms: u64,
+    },
+
+    // --- clocks ---
+    ClockRate {
+        target: Target,
+        per_mille: u64,
+        for_ms: u64,
+    },
+    WallJump {
+        target: Target,
+        by_ms: i64,
+    },
+
+    // --- operations ---
+    TransferLeader {
+        to: Target,
+    },
+}
+
+/// How the links of a cut were chosen; for the reader only.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Shape {
+    Halves,
+    /// Two halves that only one member reaches.
+    Bridge,
+    /// Every member reaches its two neighbours only.
+    Ring,
+    /// Single links, each in one direction.
+    Directed,
+}
+
+impl Plan {
+    /// The plan of a seed.
+    pub fn draw(seed: u64, mode: Option<Mode>) -> Plan {
+        let mode = mode.unwrap_or_else(|| Mode::draw(seed));
+        let options = Options::draw(seed, mode);
+        let workload = Workload::draw(seed, mode);
+        let duration_ms = match mode {
+            Mode::Lite => 5_000,
+            Mode::Safety | Mode::Liveness => 20_000,
+            Mode::PartialCut => 15_000,
+            Mode::SlowDisk => 20_000,
+        };
+        let mut plan = Plan { seed, mode, duration_ms, options, workload, actions: Vec::new() };
+        plan.actions = nemesis::draw(&plan);
+        plan
+    }
+
+    /// The standard plan by which speed is measured: five members, thirty simulated seconds, 1,500
+    /// operations, ten to thirty faults.
+    pub fn standard(seed: u64) -> Plan {
+        let mut plan = Plan::draw(seed, Some(Mode::Safety));
+        plan.duration_ms = 30_000;
+        plan.options.members = 5;
+        plan.options.clock_rates.resize(5, 1000);
+        plan.workload.operations = 1_500;
+        plan.actions = nemesis::draw(&plan);
+        plan.actions.truncate(30);
+        plan
+    }
+
+    /// The plan as a file.
+    pub fn to_toml(&self) -> String {
+        toml::to_string(self).expect("a plan consists of what TOML has")
+    }
+
+    /// Reads a plan from a file.
+    pub fn from_toml(text: &str) -> Result<Plan, String> {
+        toml::from_str(text).map_err(|e| e.to_string())
+    }
+}
+
+impl Fault {
+    /// The class by which faults are switched on, counted and printed.
+    pub fn class(&self) -> &'static str {
+        match self {
+            Fault::Isolate { .. } => "isolate",
+            Fault::CutLinks { .. } => "cut-links",
+            Fault::Flap { .. } => "flap",
+            Fault::Delay { .. } => "delay",
+            Fault::Loss { .. } => "loss",
+            Fault::CutClients { .. } => "cut-clients",
+            Fault::Kill { .. } => "kill",
+            Fault::PowerCut { .. } => "power-cut",
+            Fault::PowerCutAll { .. } => "power-cut-all",
+            Fault::Pause { .. } => "pause",
+            Fault::RollingRestart { .. } => "rolling-restart",
+            Fault::CrashAtDiskOperation { .. } => "crash-at-disk-operation",
+            Fault::CrashNextLeader { .. } => "crash-next-leader",
+            Fault::FsyncStall { .. } => "fsync-stall",
+            Fault::FsyncSlow { .. } => "fsync-slow",
+            Fault::WriteError { .. } => "write-error",
+            Fault::FsyncError { .. } => "fsync-error",
+            Fault::NoSpace { .. } => "no-space",
+            Fault::BitRot { .. } => "bit-rot",
+            Fault::ClockRate { .. } => "clock-rate",
+            Fault::WallJump { .. } => "wall-jump",
+            Fault::TransferLeader { .. } => "transfer-leader",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeMap;
+
+    #[test]
+    fn a_plan_survives_its_file() {
+        for seed in 0..300 {
+            let plan = Plan::draw(seed, None);
+            let text = plan.to_toml();
+            assert_eq!(Plan::from_toml(&text), Ok(plan), "{text}");
+        }
+    }
+
+    #[test]
+    fn the_modes_keep_their_shapes() {
+        let mut classes: BTreeMap<&str, u64> = BTreeMap::new();
+        for seed in 0..400 {
+            let lite = Plan::draw(seed, Some(Mode::Lite));
+            assert_eq!((lite.options.members, lite.duration_ms), (3, 5_000));
+            let plan = Plan::draw(seed, None);
+            assert!([1, 3, 5].contains(&plan.options.members));
+            assert!(plan.actions.windows(2).all(|w| w[0].at_ms <= w[1].at_ms));
+            assert!(plan.actions.iter().all(|a| a.at_ms < plan.duration_ms), "{plan:?}");
+            for action in &plan.actions {
+                *classes.entry(action.fault.class()).or_default() += 1;
+            }
+        }
+        assert_eq!(classes.len(), 22, "every class is drawn: {classes:?}");
+    }
+
+    #[test]
+    fn a_standard_plan_has_ten_to_thirty_faults() {
+        for seed in 0..200 {
+            let plan = Plan::standard(seed);
+            assert!((5..=30).contains(&plan.actions.len()), "{}", plan.actions.len());
+            assert_eq!(plan.options.clock_rates.len(), 5);
+        }
+    }
+}

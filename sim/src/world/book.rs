@@ -1,0 +1,404 @@
+//! The book of a run: everything that happened, as it happens, with the checkers that look at it
+//! at once.
+
+use crate::checker::raft::{Fact, Raft};
+use crate::checker::{Guarantee, Violation};
+use crate::history::{History, Nanos, Operation, Outcome, Refusal};
+use crate::marks::Marks;
+use crate::model::{Answer, Request};
+use crate::outcome::Figures;
+use crate::trace::Trace;
+use detcd::env::recorder::{Event, Recorder, RoleName};
+use std::collections::BTreeMap;
+use std::fmt::Arguments;
+use std::sync::{Arc, Mutex, MutexGuard};
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+/// What the book knows of one member.
+#[derive(Clone, Debug, Default)]
+pub struct MemberView {
+    pub up: bool,
+    /// It refused to start for damage that it was given, and stays out.
+    pub out: bool,
+    pub leads: bool,
+    pub term: u64,
+    /// The leader that it knows of.
+    pub leader: Option<usize>,
+    pub elected_at: Nanos,
+    pub persisted: u64,
+    pub applied: u64,
+}
+
+/// A leader that was elected: counts elections, so that every one of them is a change.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Election {
+    pub number: u64,
+    pub member: usize,
+}
+
+pub struct Book {
+    pub trace: Trace,
+    pub raft: Raft,
+    pub history: History,
+    pub marks: Marks,
+    pub figures: Figures,
+    pub members: Vec<MemberView>,
+    pub violation: Option<Violation>,
+    /// Who led before the present leader, and the present one.
+    pub leaders: [Option<usize>; 2],
+    pub first_fault: Option<Nanos>,
+    acknowledged_revision: i64,
+    ids: BTreeMap<u64, usize>,
+}
+
+/// The book, shared by everything that has something to enter.
+#[derive(Clone)]
+pub struct SharedBook {
+    book: Arc<Mutex<Book>>,
+    start: Instant,
+    elections: watch::Sender<Election>,
+    broken: watch::Sender<bool>,
+}
+
+impl SharedBook {
+    /// A book for members with these ids.
+    pub fn new(ids: BTreeMap<u64, usize>, keep_trace: bool) -> SharedBook {
+        let book = Book {
+            trace: Trace::new(keep_trace),
+            raft: Raft::default(),
+            history: History::default(),
+            marks: Marks::default(),
+            figures: Figures { runs: 1, ..Figures::default() },
+            members: vec![MemberView::default(); ids.len()],
+            violation: None,
+            leaders: [None, None],
+            first_fault: None,
+            acknowledged_revision: 1,
+            ids,
+        };
+        SharedBook {
+            book: Arc::new(Mutex::new(book)),
+            start: Instant::now(),
+            elections: watch::Sender::new(Election::default()),
+            broken: watch::Sender::new(false),
+        }
+    }
+
+    /// Nanoseconds since the run began.
+    pub fn now(&self) -> Nanos {
+        u64::try_from(self.start.elapsed().as_nanos()).expect("a run is shorter than 500 years")
+    }
+
+    pub fn lock(&self) -> MutexGuard<'_, Book> {
+        self.book.lock().expect("no holder of the book panics and goes on")
+    }
+
+    /// Adds a line to the trace.
+    pub fn line(&self, text: Arguments<'_>) {
+        let at = self.now();
+        self.lock().trace.line(at, text);
+    }
+
+    /// Notes a broken guarantee; the first one is the verdict and ends the run.
+    pub fn violated(&self, violation: Violation) {
+        let at = self.now();
+        let mut book = self.lock();
+        book.trace.line(at, format_args!("VIOLATION {:?} {}", violation.guarantee, violation.text));
+        book.violation.get_or_insert(violation);
+        drop(book);
+        self.broken.send_replace(true);
+    }
+
+    /// Completes when a guarantee is broken.
+    pub async fn broken(&self) {
+        let mut broken = self.broken.subscribe();
+        let waited = broken.wait_for(|broken| *broken).await.map(|_| ());
+        waited.expect("the book lives as long as this");
+    }
+
+    pub fn is_broken(&self) -> bool {
+        *self.broken.borrow()
+    }
+
+    pub fn elections(&self) -> watch::Receiver<Election> {
+        self.elections.subscribe()
+    }
+
+    /// What listens to one member.
+    pub fn recorder(&self, member: usize) -> Arc<dyn Recorder> {
+        Arc::new(MemberRecorder { book: self.clone(), member })
+    }
+
+    /// A member's process begins.
+    pub fn started(&self, member: usize) {
+        let mut book = self.lock();
+        let before = &mut book.members[member];
+        *before = MemberView { up: true, ..MemberView::default() };
+        let at = self.now();
+        book.trace.line(at, format_args!("m{member} starts"));
+        drop(book);
+        self.fact(member, Fact::Started);
+    }
+
+    /// A member's process is gone.
+    pub fn went_down(&self, member: usize) {
+        let mut book = self.lock();
+        let out = book.members[member].out;
+        book.members[member] = MemberView { out, ..MemberView::default() };
+        let up = book.members.iter().filter(|m| m.up).count();
+        if up == 0 {
+            book.marks.reach("all down");
+        }
+        if book.members.len() > 1 && up < book.members.len() / 2 + 1 {
+            book.marks.reach("quorum lost");
+        }
+    }
+
+    pub fn reach(&self, mark: &'static str) {
+        self.lock().marks.reach(mark);
+    }
+
+    /// Enters what a client saw.
+    pub fn operation(&self, operation: Operation) {
+        let at = self.now();
+        let mut book = self.lock();
+        book.trace.line(
+            at,
+            format_args!(
+                "c{} <- m{} {} {}",
+                operation.client,
+                operation.member,
+                Short(&operation.request),
+                ShortOutcome(&operation.outcome)
+            ),
+        );
+        book.note_marks(&operation);
+        book.history.push(operation);
+    }
+
+    fn fact(&self, member: usize, fact: Fact) {
+        let at = self.now();
+        let observed = self.lock().raft.observe(at, member, fact);
+        if let Err(violation) = observed {
+            self.violated(violation);
+        }
+    }
+
+    fn role_changed(&self, member: usize, role: RoleName, term: u64, leader: u64) {
+        let at = self.now();
+        let mut book = self.lock();
+        let leader = book.ids.get(&leader).copied();
+        book.trace.line(
+            at,
+            format_args!("m{member} is {role:?} in term {term}, leader {}", Name(leader)),
+        );
+        let leads = role == RoleName::Leader;
+        let elected = leads && !book.members[member].leads;
+        let view = &mut book.members[member];
+        (view.leads, view.term, view.leader) = (leads, term, leader);
+        if !elected {
+            return;
+        }
+        view.elected_at = at;
+        let stale = |(i, m): (usize, &MemberView)| i != member && m.leads && m.term < term;
+        if book.members.iter().enumerate().any(stale) {
+            book.marks.reach("two leaders at once");
+        }
+        if book.leaders[1] != Some(member) {
+            if book.leaders[1].is_some() {
+                book.marks.reach("leader changed");
+            }
+            book.leaders = [book.leaders[1], Some(member)];
+        }
+        drop(book);
+        self.elections.send_modify(|e| *e = Election { number: e.number + 1, member });
+        self.fact(member, Fact::Leads { term });
+    }
+
+    fn record(&self, member: usize, event: &Event) {
+        let at = self.now();
+        match event {
+            Event::Recovered { term, last_index, commit, applied } => {
+                self.line(format_args!(
+                    "m{member} recovered term {term}, log to {last_index}, commit {commit}, \
+                     applied {applied}"
+                ));
+                let founders = self.lock().members.len() as u64;
+                if *last_index > founders {
+                    self.reach("recovered with entries");
+                }
+                if *last_index > *commit {
+                    self.reach("recovered uncommitted entries");
+                }
+                self.lock().members[member].persisted = *last_index;
+                let (term, last_index, commit) = (*term, *last_index, *commit);
+                self.fact(member, Fact::Recovered { term, last_index, commit });
+            }
+            Event::RoleChanged { role, term, leader } => {
+                self.role_changed(member, *role, *term, *leader);
+            }
+            Event::HardState { term, vote, commit } => {
+                let vote_for = self.lock().ids.get(vote).copied();
+                self.line(format_args!(
+                    "m{member} durable term {term}, vote {}, commit {commit}",
+                    Name(vote_for)
+                ));
+                let (term, vote, commit) = (*term, *vote, *commit);
+                self.fact(member, Fact::HardState { term, vote, commit });
+            }
+            Event::Persisted { last_index, entries, took } => {
+                self.line(format_args!(
+                    "m{member} durable log to {last_index}, {entries} entries in {} us",
+                    took.as_micros()
+                ));
+                let mut book = self.lock();
+                if *last_index < book.members[member].persisted + *entries as u64 {
+                    book.marks.reach("log truncated");
+                }
+                book.members[member].persisted = *last_index;
+                drop(book);
+                self.fact(member, Fact::Persisted { last_index: *last_index });
+            }
+            Event::Committed { index, term, checksum } => {
+                let (index, term, checksum) = (*index, *term, *checksum);
+                self.fact(member, Fact::Committed { index, term, checksum });
+            }
+            Event::Applied { index, term, revision, state_hash } => {
+                let mut book = self.lock();
+                book.members[member].applied = *index;
+                book.trace.line(
+                    at,
+                    format_args!(
+                        "m{member} applied {index} of term {term}: revision {revision}, state \
+                         {state_hash:016x}"
+                    ),
+                );
+                drop(book);
+                let (index, term) = (*index, *term);
+                let (revision, state_hash) = (*revision, *state_hash);
+                self.fact(member, Fact::Applied { index, term, revision, state_hash });
+            }
+            Event::SyncStalled { outstanding } => {
+                self.line(format_args!("m{member} sync outstanding for {outstanding:?}"));
+                self.reach("slow sync reported");
+            }
+            Event::Stopped { reason } => self.line(format_args!("m{member} stops: {reason}")),
+        }
+    }
+}
+
+impl Book {
+    fn note_marks(&mut self, operation: &Operation) {
+        let newest = self.acknowledged_revision;
+        match (&operation.request, &operation.outcome) {
+            (request, Outcome::Done(reply)) => {
+                self.acknowledged_revision = newest.max(reply.revision);
+                match (request, &reply.answer) {
+                    (Request::Range(r), _) if r.serializable && reply.revision < newest => {
+                        self.marks.reach("stale serializable read");
+                    }
+                    (Request::Range(r), _) if r.revision > 0 && r.revision < reply.revision => {
+                        self.marks.reach("read of an old revision");
+                    }
+                    (_, Answer::Txn { succeeded: false, .. }) => self.marks.reach("swap refused"),
+                    (_, Answer::Compact) => self.marks.reach("compacted"),
+                    (_, _) => {}
+                }
+            }
+            (Request::Range(_), Outcome::Refused(Refusal::Compacted)) => {
+                self.marks.reach("refused as compacted");
+            }
+            (_, Outcome::Failed(text)) if text.contains("no leader") => {
+                self.marks.reach("refused without a leader");
+            }
+            (_, Outcome::Refused(_) | Outcome::Failed(_) | Outcome::Unknown(_)) => {}
+        }
+    }
+
+    /// The members that are up and not out.
+    pub fn up(&self) -> usize {
+        self.members.iter().filter(|m| m.up).count()
+    }
+
+    /// Breaks the promise that only a given fault stops a member.
+    pub fn needless_stop(at: Nanos, member: usize, reason: &str) -> Violation {
+        let text = format!("member {member} stopped without a fault: {reason}");
+        Violation::new(Guarantee::NoNeedlessStop, Some(at), text)
+    }
+}
+
+struct MemberRecorder {
+    book: SharedBook,
+    member: usize,
+}
+
+impl Recorder for MemberRecorder {
+    fn record(&self, event: &Event) {
+        self.book.record(self.member, event);
+    }
+}
+
+struct Name(Option<usize>);
+
+impl std::fmt::Display for Name {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.0 {
+            Some(member) => write!(f, "m{member}"),
+            None => f.write_str("none"),
+        }
+    }
+}
+
+/// A request in a few words.
+pub struct Short<'a>(pub &'a Request);
+
+impl std::fmt::Display for Short<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.0 {
+            Request::Range(r) => {
+                write!(f, "range {:?}..{:?}", r.span.key, r.span.end)?;
+                if r.revision > 0 {
+                    write!(f, " at {}", r.revision)?;
+                }
+                if r.serializable { f.write_str(" serializable") } else { Ok(()) }
+            }
+            Request::Put(p) => write!(f, "put {}={}", p.key, tag(&p.value)),
+            Request::Delete(d) => write!(f, "delete {:?}..{:?}", d.span.key, d.span.end),
+            Request::Txn(t) => {
+                write!(f, "txn if {} then", t.compares.len())?;
+                t.success.iter().try_for_each(|r| write!(f, " [{}]", Short(r)))
+            }
+            Request::Compact { revision, .. } => write!(f, "compact {revision}"),
+        }
+    }
+}
+
+/// A value without its padding.
+fn tag(value: &str) -> &str {
+    value.trim_end_matches('.')
+}
+
+struct ShortOutcome<'a>(&'a Outcome);
+
+impl std::fmt::Display for ShortOutcome<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.0 {
+            Outcome::Done(reply) => {
+                write!(f, "-> revision {}", reply.revision)?;
+                let mut shown = 0;
+                let mut result = Ok(());
+                reply.answer.each_kv(&mut |kv| {
+                    shown += 1;
+                    if shown <= 3 && result.is_ok() {
+                        result = write!(f, " {}={}@{}", kv.key, tag(&kv.value), kv.mod_revision);
+                    }
+                });
+                result
+            }
+            Outcome::Refused(refusal) => write!(f, "-> refused: {refusal:?}"),
+            Outcome::Failed(text) => write!(f, "-> failed: {text}"),
+            Outcome::Unknown(text) => write!(f, "-> unknown: {text}"),
+        }
+    }
+}

@@ -1,0 +1,109 @@
+//! The clients: each on a node of its own, in a closed loop, over gRPC, without hidden retries.
+
+use super::book::SharedBook;
+use super::wire;
+use crate::history::{Operation, Outcome};
+use crate::model::{Reply, Request};
+use crate::plan::Plan;
+use crate::random::Stream;
+use crate::workload::Generator;
+use detcd::pb::etcdserverpb::CompactionRequest;
+use detcd::pb::etcdserverpb::kv_client::KvClient;
+use std::net::SocketAddr;
+use std::time::Duration;
+use tokio::time::Instant;
+use tonic::Status;
+use tonic::transport::{Channel, Endpoint};
+
+/// Where a member serves its clients.
+pub fn client_address(member: usize) -> SocketAddr {
+    SocketAddr::from(([10, 0, 0, member as u8 + 1], 2379))
+}
+
+/// A client's way to all members.
+pub struct Caller {
+    pub client: u64,
+    book: SharedBook,
+    timeout: Duration,
+    channels: Vec<KvClient<Channel>>,
+}
+
+impl Caller {
+    pub fn new(client: u64, members: usize, timeout: Duration, book: SharedBook) -> Caller {
+        let channel = |member| {
+            let uri = format!("http://{}", client_address(member));
+            let endpoint = Endpoint::from_shared(uri).expect("an address is a valid URI");
+            KvClient::new(endpoint.connect_lazy())
+        };
+        Caller { client, book, timeout, channels: (0..members).map(channel).collect() }
+    }
+
+    /// Asks `member`, once, and enters what came of it.
+    pub async fn ask(&mut self, member: usize, request: Request) -> Outcome {
+        let called = self.book.now();
+        let call = send(&mut self.channels[member], &request);
+        let outcome = match tokio::time::timeout(self.timeout, call).await {
+            Ok(Ok(reply)) => Outcome::Done(reply),
+            Ok(Err(status)) => wire::failure(&status),
+            Err(_) => Outcome::Unknown("the client gave up".into()),
+        };
+        let returned = self.book.now();
+        let operation = Operation {
+            client: self.client,
+            member,
+            request,
+            called,
+            returned,
+            outcome: outcome.clone(),
+        };
+        self.book.operation(operation);
+        outcome
+    }
+}
+
+async fn send(client: &mut KvClient<Channel>, request: &Request) -> Result<Reply, Status> {
+    Ok(match request {
+        Request::Range(r) => wire::range_reply(client.range(wire::range(r)).await?.into_inner()),
+        Request::Put(p) => wire::put_reply(client.put(wire::put(p)).await?.into_inner()),
+        Request::Delete(d) => {
+            wire::delete_reply(client.delete_range(wire::delete(d)).await?.into_inner())
+        }
+        Request::Txn(t) => wire::txn_reply(client.txn(wire::txn(t)).await?.into_inner()),
+        Request::Compact { revision, physical } => {
+            let request = CompactionRequest { revision: *revision, physical: *physical };
+            wire::compact_reply(client.compact(request).await?.into_inner())
+        }
+    })
+}
+
+/// One client's life: a request, a pause, the next one, until `until`.
+pub async fn run(plan: Plan, client: u64, book: SharedBook, until: Instant) {
+    let members = plan.options.members;
+    let timeout = Duration::from_millis(plan.workload.timeout_ms);
+    let mut caller = Caller::new(client, members, timeout, book);
+    let mut generator = Generator::new(plan.seed, client, &plan.workload);
+    let mut chance = Stream::new(plan.seed, &format!("client/{client}/pace"));
+    let pause_us =
+        plan.duration_ms * 1000 * plan.workload.clients / plan.workload.operations.max(1);
+    let mut member = chance.below(members as u64) as usize;
+    let mut next = Instant::now() + Duration::from_micros(chance.below(pause_us + 1));
+    while next < until {
+        tokio::time::sleep_until(next).await;
+        let request = generator.request();
+        let outcome = caller.ask(member, request.clone()).await;
+        match &outcome {
+            Outcome::Done(reply) => generator.learn(&request, reply),
+            Outcome::Refused(_) => {}
+            // A client that was let down tries its luck elsewhere.
+            Outcome::Failed(_) | Outcome::Unknown(_) => {
+                member = chance.below(members as u64) as usize;
+            }
+        }
+        if chance.chance(50) {
+            member = chance.below(members as u64) as usize;
+        }
+        let pause = Duration::from_micros(chance.between(pause_us / 2, pause_us * 3 / 2));
+        // What was missed is not made up for: an outage must not end in a burst.
+        next = (next + pause).max(Instant::now() + Duration::from_micros(100));
+    }
+}

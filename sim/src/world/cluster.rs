@@ -1,0 +1,540 @@
+//! The members: nodes of the simulated runtime that run the shipped server, and everything that
+//! can be done to them and to the links between them.
+
+use super::book::{Book, SharedBook};
+use super::client::client_address;
+use crate::clock::{SimClock, TRUE_RATE};
+use crate::disk::SimDisk;
+use crate::disk::faults::{DiskCounters, DiskFaults};
+use crate::options::Options;
+use crate::plan::{Plan, Target};
+use crate::random::Stream;
+use detcd::env::Env;
+use detcd::env::disk::Disk;
+use detcd::membership::member_id;
+use detcd::server::handle::Handle as ServerHandle;
+use detcd::server::{Server, ServerConfig, serve_peers};
+use madsim::net::NetSim;
+use madsim::runtime::Handle;
+use madsim::task::NodeId;
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+use tokio::sync::mpsc;
+
+const TOKEN: &str = "simulated";
+const DATA_DIR: &str = "/data";
+/// What every wall clock shows when a run begins.
+const EPOCH: Duration = Duration::from_secs(1_700_000_000);
+
+/// Where a member listens for its peers.
+fn peer_address(member: usize) -> SocketAddr {
+    SocketAddr::from(([10, 0, 0, member as u8 + 1], 2380))
+}
+
+fn peer_url(member: usize) -> String {
+    format!("http://{}", peer_address(member))
+}
+
+/// The id of a member, as the server computes it.
+pub fn id_of(member: usize) -> u64 {
+    member_id(&[peer_url(member)], TOKEN, None)
+}
+
+/// The members by their ids.
+pub fn ids(members: usize) -> BTreeMap<u64, usize> {
+    (0..members).map(|m| (id_of(m), m)).collect()
+}
+
+/// What a member's process is started with; outlives it.
+#[derive(Clone)]
+struct Seat {
+    member: usize,
+    plan: Plan,
+    book: SharedBook,
+    disk: SimDisk,
+    clock: SimClock,
+    state: Arc<Mutex<SeatState>>,
+    stops: mpsc::UnboundedSender<Stop>,
+}
+
+#[derive(Default)]
+struct SeatState {
+    server: Option<ServerHandle>,
+    boots: u64,
+    /// What the disk had counted when the process began.
+    counters: DiskCounters,
+    /// How many faults hold the process down.
+    holds: u32,
+    pauses: u32,
+    rotten: bool,
+    /// How long the member stays down once a fault of its disk has stopped it.
+    down_ms: u64,
+}
+
+/// A process that ended by itself.
+pub struct Stop {
+    pub member: usize,
+    pub boot: u64,
+    pub reason: String,
+    /// It never came up.
+    pub at_start: bool,
+}
+
+struct Member {
+    node: NodeId,
+    seat: Seat,
+}
+
+/// All members and links of a run.
+#[derive(Clone)]
+pub struct Cluster {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    runtime: Handle,
+    net: Arc<NetSim>,
+    pub plan: Plan,
+    pub book: SharedBook,
+    members: Vec<Member>,
+    clients: Mutex<Vec<NodeId>>,
+    /// How many faults cut each link.
+    cuts: Mutex<BTreeMap<(u64, u64), (NodeId, NodeId, u32)>>,
+}
+
+impl Cluster {
+    /// Makes the nodes and starts the members.
+    pub fn start(plan: &Plan, book: &SharedBook) -> (Cluster, mpsc::UnboundedReceiver<Stop>) {
+        let runtime = Handle::current();
+        let (stops, stopped) = mpsc::unbounded_channel();
+        let member = |member: usize| {
+            let clock = SimClock::new(EPOCH);
+            clock.set_rate(plan.options.clock_rates[member] * (TRUE_RATE / 1000));
+            let label = format!("disk/{member}");
+            let disk = SimDisk::new(plan.seed, &label, usual_disk(&plan.options));
+            let seat = Seat {
+                member,
+                plan: plan.clone(),
+                book: book.clone(),
+                disk,
+                clock,
+                state: Arc::default(),
+                stops: stops.clone(),
+            };
+            seat.report_crashes();
+            let process = seat.clone();
+            let node = runtime
+                .create_node()
+                .name(format!("m{member}"))
+                .ip(peer_address(member).ip())
+                .init(move || process.clone().run())
+                .build();
+            Member { node: node.id(), seat }
+        };
+        let members = (0..plan.options.members).map(member).collect();
+        let inner = Inner {
+            runtime,
+            net: NetSim::current(),
+            plan: plan.clone(),
+            book: book.clone(),
+            members,
+            clients: Mutex::default(),
+            cuts: Mutex::default(),
+        };
+        (Cluster { inner: Arc::new(inner) }, stopped)
+    }
+
+    pub fn plan(&self) -> &Plan {
+        &self.inner.plan
+    }
+
+    pub fn book(&self) -> &SharedBook {
+        &self.inner.book
+    }
+
+    pub fn members(&self) -> usize {
+        self.inner.members.len()
+    }
+
+    pub fn net(&self) -> &NetSim {
+        &self.inner.net
+    }
+
+    /// Makes a node for a client.
+    pub fn client_node(&self, client: u64) -> madsim::runtime::NodeHandle {
+        let ip = [10, 0, 1, u8::try_from(client).expect("few clients") + 1];
+        let runtime = &self.inner.runtime;
+        let node = runtime.create_node().name(format!("c{client}")).ip(ip.into()).build();
+        self.inner.clients.lock().expect("not poisoned").push(node.id());
+        node
+    }
+
+    pub fn disk(&self, member: usize) -> &SimDisk {
+        &self.inner.members[member].seat.disk
+    }
+
+    pub fn clock(&self, member: usize) -> &SimClock {
+        &self.inner.members[member].seat.clock
+    }
+
+    /// The server of a member, if it is up.
+    pub fn server(&self, member: usize) -> Option<ServerHandle> {
+        self.state(member).server.clone()
+    }
+
+    fn state(&self, member: usize) -> MutexGuard<'_, SeatState> {
+        self.inner.members[member].seat.state()
+    }
+
+    /// Who is meant, at this moment.
+    pub fn resolve(&self, target: Target) -> usize {
+        let book = self.inner.book.lock();
+        let by_log = |want_longest: bool| {
+            let key = |m: &usize| {
+                let persisted = book.members[*m].persisted;
+                if want_longest { u64::MAX - persisted } else { persisted }
+            };
+            (0..self.members()).min_by_key(key).expect("a cluster has members")
+        };
+        match target {
+            Target::Leader => book.leaders[1].unwrap_or(0),
+            Target::OldLeader => book.leaders[0].unwrap_or(self.members() - 1),
+            Target::LongestLog => by_log(true),
+            Target::ShortestLog => by_log(false),
+            Target::Member(member) => member.min(self.members() - 1),
+        }
+    }
+
+    // --- processes ---
+
+    /// Ends the process; it stays down until as many calls of `release` have followed.
+    pub fn hold_down(&self, member: usize, power_cut: bool) {
+        let view = self.inner.book.lock().members[member].clone();
+        self.state(member).holds += 1;
+        let disk = self.disk(member);
+        if view.up && power_cut {
+            let book = &self.inner.book;
+            if view.leads {
+                book.reach("leader crashed");
+                if book.now() < view.elected_at + 100_000_000 {
+                    book.reach("crash soon after election");
+                }
+            }
+        }
+        self.inner.runtime.kill(self.inner.members[member].node);
+        if power_cut {
+            let torn = disk.counters().torn_writes;
+            disk.power_cut();
+            if disk.counters().torn_writes > torn {
+                self.inner.book.reach("crash with a write in flight");
+            }
+        } else {
+            disk.kill();
+        }
+        let mut state = self.state(member);
+        state.server = None;
+        state.pauses = 0;
+        drop(state);
+        self.inner.book.went_down(member);
+    }
+
+    /// Takes back one `hold_down`; with the last one the process starts again.
+    pub fn release(&self, member: usize) {
+        let mut state = self.state(member);
+        assert!(state.holds > 0, "member {member} is not held down");
+        state.holds -= 1;
+        let start = state.holds == 0;
+        drop(state);
+        if start && !self.inner.book.lock().members[member].out {
+            let node = self.inner.members[member].node;
+            // A restart without a kill leaves the address in use.
+            self.inner.runtime.kill(node);
+            self.inner.runtime.restart(node);
+        }
+    }
+
+    pub fn is_held_down(&self, member: usize) -> bool {
+        self.state(member).holds > 0
+    }
+
+    pub fn pause(&self, member: usize) {
+        let mut state = self.state(member);
+        state.pauses += 1;
+        if state.pauses == 1 {
+            self.inner.runtime.pause(self.inner.members[member].node);
+        }
+    }
+
+    pub fn resume(&self, member: usize) {
+        let mut state = self.state(member);
+        // A process that died meanwhile is no longer paused.
+        let Some(left) = state.pauses.checked_sub(1) else { return };
+        state.pauses = left;
+        if left == 0 {
+            self.inner.runtime.resume(self.inner.members[member].node);
+        }
+    }
+
+    /// How long the member shall stay down if a fault of its disk stops it.
+    pub fn set_down_ms(&self, member: usize, down_ms: u64) {
+        self.state(member).down_ms = down_ms;
+    }
+
+    pub fn down_ms(&self, member: usize) -> u64 {
+        self.state(member).down_ms
+    }
+
+    // --- disks ---
+
+    /// Makes a disk healthy and of ordinary speed.
+    pub fn mend_disk(&self, member: usize) {
+        let usual = usual_disk(&self.inner.plan.options);
+        self.disk(member).set_faults(|faults| *faults = usual);
+    }
+
+    /// Flips a bit of the log of a member that is down, where a later record proves that it is no
+    /// torn end. Says where, or nothing if the log is too short.
+    pub fn rot(&self, member: usize, stream: &mut Stream) -> Option<(PathBuf, u64)> {
+        /// A batch at the end may be this long, and rot in the last one can't be told from a tear.
+        const TAIL_BYTES: u64 = 24 << 10;
+        let disk = self.disk(member);
+        let image = disk.platter_image();
+        let dir = Path::new(DATA_DIR).join("member").join("wal");
+        let names = image.list(&dir).ok()?;
+        let segments: Vec<PathBuf> =
+            names.iter().filter(|n| n.ends_with(".wal")).map(|n| dir.join(n)).collect();
+        let mut places: Vec<(PathBuf, u64)> = Vec::new();
+        for (i, path) in segments.iter().enumerate() {
+            let bytes = image.platter(path)?;
+            let used = bytes.iter().rposition(|b| *b != 0).map_or(0, |at| at as u64 + 1);
+            let last = i + 1 == segments.len();
+            let limit = if last { used.saturating_sub(TAIL_BYTES) } else { used };
+            // The last two are looked at together: the end of the one before may be the tail.
+            let before_last = i + 2 == segments.len();
+            let limit = if before_last { limit.saturating_sub(TAIL_BYTES) } else { limit };
+            if limit > 0 {
+                places.push((path.clone(), limit));
+            }
+        }
+        if places.is_empty() {
+            return None;
+        }
+        let (path, limit) = stream.pick(&places).clone();
+        let offset = stream.below(limit);
+        if !disk.rot(&path, offset, stream.below(8) as u8) {
+            return None;
+        }
+        self.state(member).rotten = true;
+        Some((path, offset))
+    }
+
+    pub fn is_rotten(&self, member: usize) -> bool {
+        self.state(member).rotten
+    }
+
+    /// Whether a stop of this process is explained by a fault of its disk.
+    pub fn is_excused(&self, member: usize) -> bool {
+        let disk = self.disk(member);
+        let (now, then) = (disk.counters(), self.state(member).counters);
+        let faults = |c: DiskCounters| {
+            c.failed_writes + c.failed_syncs + c.failed_reads + c.full + c.misdirected
+        };
+        disk.has_crashed() || faults(now) > faults(then)
+    }
+
+    pub fn boots(&self, member: usize) -> u64 {
+        self.state(member).boots
+    }
+
+    // --- links ---
+
+    /// The nodes of all clients.
+    fn client_nodes(&self) -> Vec<NodeId> {
+        self.inner.clients.lock().expect("not poisoned").clone()
+    }
+
+    pub fn member_links(&self, links: &[(usize, usize)]) -> Vec<(NodeId, NodeId)> {
+        let node = |m: usize| self.inner.members[m].node;
+        let known = |(a, b): &&(usize, usize)| *a < self.members() && *b < self.members();
+        links.iter().filter(known).map(|(from, to)| (node(*from), node(*to))).collect()
+    }
+
+    /// The links between a member and all clients, both ways.
+    pub fn client_links(&self, member: usize) -> Vec<(NodeId, NodeId)> {
+        let node = self.inner.members[member].node;
+        self.client_nodes().into_iter().flat_map(|c| [(c, node), (node, c)]).collect()
+    }
+
+    /// Cuts links, each until as many calls of `join` have followed.
+    pub fn cut(&self, links: &[(NodeId, NodeId)]) {
+        let mut cuts = self.inner.cuts.lock().expect("not poisoned");
+        for (from, to) in links {
+            let cut = cuts.entry((key(*from), key(*to))).or_insert((*from, *to, 0));
+            cut.2 += 1;
+            if cut.2 == 1 {
+                self.inner.net.clog_link(*from, *to);
+            }
+        }
+    }
+
+    pub fn join(&self, links: &[(NodeId, NodeId)]) {
+        let mut cuts = self.inner.cuts.lock().expect("not poisoned");
+        for (from, to) in links {
+            let cut = cuts.entry((key(*from), key(*to))).or_insert((*from, *to, 0));
+            cut.2 = cut.2.saturating_sub(1);
+            if cut.2 == 0 {
+                self.inner.net.unclog_link(*from, *to);
+            }
+        }
+    }
+
+    /// Joins every link between members of `core` (and the clients), whatever cut it.
+    pub fn heal_links(&self, core: &[usize]) {
+        let mut healed: Vec<u64> = core.iter().map(|m| key(self.inner.members[*m].node)).collect();
+        healed.extend(self.client_nodes().into_iter().map(key));
+        let mut cuts = self.inner.cuts.lock().expect("not poisoned");
+        for ((from, to), (a, b, count)) in cuts.iter_mut() {
+            if healed.contains(from) && healed.contains(to) {
+                *count = 0;
+                self.inner.net.unclog_link(*a, *b);
+            }
+        }
+    }
+
+    /// Undoes whatever holds a member down, pauses it or ails its disk and clock.
+    pub fn heal_member(&self, member: usize) {
+        self.mend_disk(member);
+        self.clock(member).set_rate(TRUE_RATE);
+        while self.state(member).pauses > 0 {
+            self.resume(member);
+        }
+        if self.disk(member).has_crashed() {
+            self.hold_down(member, true);
+        }
+        let holds = std::mem::take(&mut self.state(member).holds);
+        if holds > 0 {
+            self.state(member).holds = 1;
+            self.release(member);
+        }
+    }
+
+    /// Ends all processes, so that nothing outlives the run.
+    pub fn kill_all(&self) {
+        for member in &self.inner.members {
+            self.inner.runtime.kill(member.node);
+            member.seat.state().server = None;
+        }
+        for client in self.client_nodes() {
+            self.inner.runtime.kill(client);
+        }
+    }
+
+    /// Forgets tasks that have ended; the runtime keeps a record of each until asked.
+    pub fn prune(&self) {
+        let _count = self.inner.runtime.metrics().num_tasks();
+    }
+}
+
+/// Orders nodes, whose ids have no order of their own.
+fn key(node: NodeId) -> u64 {
+    let text = node.to_string();
+    text.parse().expect("a node's id is a number")
+}
+
+/// A healthy disk of the speed that the plan drew.
+fn usual_disk(options: &Options) -> DiskFaults {
+    let (low, high) = options.fsync_us;
+    DiskFaults {
+        sync_latency: Duration::from_micros(low)..Duration::from_micros(high),
+        ..DiskFaults::none()
+    }
+}
+
+impl Seat {
+    fn state(&self) -> MutexGuard<'_, SeatState> {
+        self.state.lock().expect("no holder of this lock panics and goes on")
+    }
+
+    /// Tells the harness when an armed crash strikes.
+    fn report_crashes(&self) {
+        let (member, stops) = (self.member, self.stops.clone());
+        let state = self.state.clone();
+        let book = self.book.clone();
+        self.disk.on_crash(move || {
+            let boot = state.lock().expect("not held while the disk works").boots;
+            book.reach("crash at a disk operation");
+            let reason = "the power failed at a disk operation".to_string();
+            // Without a listener the run is over.
+            let _over = stops.send(Stop { member, boot, reason, at_start: false });
+        });
+    }
+
+    fn config(&self) -> ServerConfig {
+        let options = &self.plan.options;
+        let cluster = |m: usize| (format!("m{m}"), vec![peer_url(m)]);
+        ServerConfig {
+            name: format!("m{}", self.member),
+            data_dir: PathBuf::from(DATA_DIR),
+            initial_cluster: (0..options.members).map(cluster).collect(),
+            initial_cluster_token: TOKEN.to_string(),
+            advertise_client_urls: vec![format!("http://{}", client_address(self.member))],
+            heartbeat_ms: options.heartbeat_ms,
+            election_ms: options.election_ms,
+            segment_bytes: options.wal_segment_bytes,
+            ..ServerConfig::default()
+        }
+    }
+
+    /// One process, from start to end.
+    async fn run(self) {
+        let boot = {
+            let mut state = self.state();
+            state.boots += 1;
+            state.counters = self.disk.counters();
+            state.boots
+        };
+        self.book.started(self.member);
+        // A process draws its seed anew at every start, as the daemon does.
+        let seed = Stream::new(self.plan.seed, &format!("member/{}/{boot}", self.member)).next();
+        let env = Env {
+            clock: Arc::new(self.clock.clone()),
+            disk: Arc::new(self.disk.clone()),
+            seed,
+            recorder: self.book.recorder(self.member),
+        };
+        let stop = |reason, at_start| Stop { member: self.member, boot, reason, at_start };
+        let server = match Server::start(self.config(), env).await {
+            Ok(server) => server,
+            Err(error) => {
+                self.book.line(format_args!("m{} does not start: {error}", self.member));
+                let _over = self.stops.send(stop(error.to_string(), true));
+                return;
+            }
+        };
+        let peers = tokio::spawn(serve_peers(server.peer_service(), peer_address(self.member)));
+        self.state().server = Some(server.handle());
+        let serving = self.serve_clients(&server);
+        let reason = tokio::select! {
+            biased;
+            reason = server.stopped() => format!("{reason:?}"),
+            served = serving => format!("clients are no longer served: {served:?}"),
+        };
+        drop(peers);
+        let _over = self.stops.send(stop(reason, false));
+    }
+
+    async fn serve_clients(&self, server: &Server) -> Result<(), String> {
+        server.ready().await;
+        let address = client_address(self.member);
+        super::front::serve(server.handle(), address).await.map_err(|e| e.to_string())
+    }
+}
+
+/// What a stop without a fault says to the book.
+pub fn needless(book: &SharedBook, stop: &Stop) {
+    let at = book.now();
+    book.violated(Book::needless_stop(at, stop.member, &stop.reason));
+}

@@ -1,0 +1,257 @@
+//! Carries out what the nemesis planned, one task a fault; each ends what it began.
+
+use super::cluster::Cluster;
+use crate::clock::TRUE_RATE;
+use crate::plan::{Action, Direction, Fault, Target};
+use crate::random::Stream;
+use madsim::task::NodeId;
+use std::time::Duration;
+
+fn ms(ms: u64) -> Duration {
+    Duration::from_millis(ms)
+}
+
+async fn pause(for_ms: u64) {
+    tokio::time::sleep(ms(for_ms)).await;
+}
+
+/// Carries out one action whose time has come.
+pub async fn carry_out(cluster: Cluster, action: Action) {
+    let class = action.fault.class();
+    cluster.book().line(format_args!("nemesis {class} {}", detail(&action.fault)));
+    {
+        let at = cluster.book().now();
+        let mut book = cluster.book().lock();
+        book.figures.faults += 1;
+        *book.figures.drawn.entry(class).or_default() += 1;
+        book.first_fault.get_or_insert(at);
+    }
+    match &action.fault {
+        Fault::Isolate { .. }
+        | Fault::CutLinks { .. }
+        | Fault::Flap { .. }
+        | Fault::Delay { .. }
+        | Fault::Loss { .. }
+        | Fault::CutClients { .. } => network(&cluster, &action.fault).await,
+        Fault::Kill { .. }
+        | Fault::PowerCut { .. }
+        | Fault::PowerCutAll { .. }
+        | Fault::Pause { .. }
+        | Fault::RollingRestart { .. }
+        | Fault::CrashAtDiskOperation { .. }
+        | Fault::CrashNextLeader { .. }
+        | Fault::BitRot { .. } => process(&cluster, &action).await,
+        Fault::FsyncStall { .. }
+        | Fault::FsyncSlow { .. }
+        | Fault::WriteError { .. }
+        | Fault::FsyncError { .. }
+        | Fault::NoSpace { .. } => disk(&cluster, &action.fault).await,
+        Fault::ClockRate { .. } | Fault::WallJump { .. } | Fault::TransferLeader { .. } => {
+            other(&cluster, &action.fault).await;
+        }
+    }
+    cluster.book().line(format_args!("nemesis {class} is over"));
+}
+
+/// What the story says of a fault.
+fn detail(fault: &Fault) -> String {
+    let text = format!("{fault:?}");
+    text.split_once(' ').map(|(_, rest)| rest.to_string()).unwrap_or_default()
+}
+
+fn around(cluster: &Cluster, member: usize, direction: Direction) -> Vec<(NodeId, NodeId)> {
+    let others = (0..cluster.members()).filter(|m| *m != member);
+    let (outward, inward) = (direction != Direction::In, direction != Direction::Out);
+    let mut links = Vec::new();
+    for other in others {
+        if outward {
+            links.push((member, other));
+        }
+        if inward {
+            links.push((other, member));
+        }
+    }
+    cluster.member_links(&links)
+}
+
+async fn network(cluster: &Cluster, fault: &Fault) {
+    match fault {
+        Fault::Isolate { target, direction, for_ms } => {
+            let links = around(cluster, cluster.resolve(*target), *direction);
+            cut_for(cluster, &links, *for_ms).await;
+        }
+        Fault::CutLinks { links, for_ms, .. } => {
+            cut_for(cluster, &cluster.member_links(links), *for_ms).await;
+        }
+        Fault::Flap { target, period_ms, times } => {
+            let links = around(cluster, cluster.resolve(*target), Direction::Both);
+            for _ in 0..*times {
+                cut_for(cluster, &links, *period_ms).await;
+                pause(*period_ms).await;
+            }
+        }
+        Fault::Delay { from_ms, to_ms, for_ms } => {
+            cluster.net().update_config(|c| c.send_latency = ms(*from_ms)..ms(*to_ms));
+            pause(*for_ms).await;
+            usual_latency(cluster);
+        }
+        Fault::Loss { per_mille, for_ms } => {
+            cluster.net().update_config(|c| c.packet_loss_rate = *per_mille as f64 / 1000.0);
+            pause(*for_ms).await;
+            cluster.net().update_config(|c| c.packet_loss_rate = 0.0);
+        }
+        Fault::CutClients { target, for_ms } => {
+            let links = cluster.client_links(cluster.resolve(*target));
+            cut_for(cluster, &links, *for_ms).await;
+        }
+        other => unreachable!("{other:?} is no fault of the network"),
+    }
+}
+
+/// Puts the latency of the network back to what the plan drew.
+pub fn usual_latency(cluster: &Cluster) {
+    let (low, high) = cluster.plan().options.latency_us;
+    let latency = Duration::from_micros(low)..Duration::from_micros(high);
+    cluster.net().update_config(|c| c.send_latency = latency);
+}
+
+async fn cut_for(cluster: &Cluster, links: &[(NodeId, NodeId)], for_ms: u64) {
+    cluster.cut(links);
+    pause(for_ms).await;
+    cluster.join(links);
+}
+
+async fn down(cluster: &Cluster, member: usize, power_cut: bool, down_ms: u64) {
+    cluster.hold_down(member, power_cut);
+    pause(down_ms).await;
+    cluster.release(member);
+}
+
+async fn process(cluster: &Cluster, action: &Action) {
+    match &action.fault {
+        Fault::Kill { target, down_ms } => {
+            down(cluster, cluster.resolve(*target), false, *down_ms).await;
+        }
+        Fault::PowerCut { target, down_ms } => {
+            down(cluster, cluster.resolve(*target), true, *down_ms).await;
+        }
+        Fault::PowerCutAll { down_ms } => {
+            for member in 0..cluster.members() {
+                cluster.hold_down(member, true);
+            }
+            pause(*down_ms).await;
+            for member in 0..cluster.members() {
+                cluster.release(member);
+            }
+        }
+        Fault::Pause { target, for_ms } => {
+            let member = cluster.resolve(*target);
+            cluster.pause(member);
+            pause(*for_ms).await;
+            cluster.resume(member);
+        }
+        Fault::RollingRestart { gap_ms, power_cut } => {
+            for member in 0..cluster.members() {
+                down(cluster, member, *power_cut, gap_ms / 4 + 1).await;
+                pause(*gap_ms).await;
+            }
+        }
+        Fault::CrashAtDiskOperation { target, nth, down_ms } => {
+            let member = cluster.resolve(*target);
+            cluster.set_down_ms(member, *down_ms);
+            cluster.disk(member).arm_crash(*nth);
+        }
+        Fault::CrashNextLeader { after_ms, down_ms } => {
+            let mut elections = cluster.book().elections();
+            elections.borrow_and_update();
+            if elections.changed().await.is_ok() {
+                let member = elections.borrow().member;
+                pause(*after_ms).await;
+                down(cluster, member, true, *down_ms).await;
+            }
+        }
+        Fault::BitRot { target, down_ms } => {
+            let member = cluster.resolve(*target);
+            cluster.hold_down(member, true);
+            let label = format!("nemesis/rot at {}", action.at_ms);
+            let mut stream = Stream::new(cluster.plan().seed, &label);
+            if let Some((path, offset)) = cluster.rot(member, &mut stream) {
+                let path = path.display();
+                cluster.book().line(format_args!("m{member} rots at {offset} of {path}"));
+            }
+            pause(*down_ms).await;
+            cluster.release(member);
+        }
+        other => unreachable!("{other:?} is no fault of a process"),
+    }
+}
+
+async fn disk(cluster: &Cluster, fault: &Fault) {
+    match fault {
+        Fault::FsyncStall { target, for_ms } => {
+            let member = cluster.resolve(*target);
+            let led = cluster.book().lock().members[member].leads;
+            cluster.disk(member).stall(ms(*for_ms));
+            pause(*for_ms).await;
+            let book = cluster.book();
+            if led && book.lock().leaders[1] != Some(member) {
+                book.reach("elected while the leader's disk stalled");
+            }
+        }
+        Fault::FsyncSlow { target, from_ms, to_ms, for_ms } => {
+            let member = cluster.resolve(*target);
+            let latency = ms(*from_ms)..ms(*to_ms);
+            cluster.disk(member).set_faults(|faults| faults.sync_latency = latency);
+            pause(*for_ms).await;
+            cluster.mend_disk(member);
+        }
+        Fault::WriteError { target, down_ms } => {
+            let member = cluster.resolve(*target);
+            cluster.set_down_ms(member, *down_ms);
+            cluster.disk(member).set_faults(|faults| faults.write_error_per_mille = 1000);
+            pause(*down_ms).await;
+            cluster.mend_disk(member);
+        }
+        Fault::FsyncError { target, down_ms } => {
+            let member = cluster.resolve(*target);
+            cluster.set_down_ms(member, *down_ms);
+            cluster.disk(member).set_faults(|faults| faults.sync_error_per_mille = 1000);
+            pause(*down_ms).await;
+            cluster.mend_disk(member);
+        }
+        Fault::NoSpace { target, for_ms } => {
+            let member = cluster.resolve(*target);
+            cluster.set_down_ms(member, *for_ms);
+            cluster.disk(member).set_faults(|faults| faults.capacity_bytes = 0);
+            pause(*for_ms).await;
+            cluster.mend_disk(member);
+        }
+        other => unreachable!("{other:?} is no fault of a disk"),
+    }
+}
+
+async fn other(cluster: &Cluster, fault: &Fault) {
+    match fault {
+        Fault::ClockRate { target, per_mille, for_ms } => {
+            let member = cluster.resolve(*target);
+            cluster.clock(member).set_rate(per_mille * (TRUE_RATE / 1000));
+            pause(*for_ms).await;
+            let usual = cluster.plan().options.clock_rates[member];
+            cluster.clock(member).set_rate(usual * (TRUE_RATE / 1000));
+        }
+        Fault::WallJump { target, by_ms } => {
+            let clock = cluster.clock(cluster.resolve(*target));
+            let by = ms(by_ms.unsigned_abs());
+            if *by_ms > 0 { clock.jump_forward(by) } else { clock.jump_back(by) }
+        }
+        Fault::TransferLeader { to } => {
+            let target = super::cluster::id_of(cluster.resolve(*to));
+            let leader = cluster.resolve(Target::Leader);
+            if let Some(server) = cluster.server(leader) {
+                let moved = tokio::time::timeout(ms(10_000), server.move_leader(target)).await;
+                cluster.book().line(format_args!("m{leader} hands over: {moved:?}"));
+            }
+        }
+        other => unreachable!("{other:?} is of another kind"),
+    }
+}

@@ -1,0 +1,186 @@
+//! After the faults: heals what the mode says, and demands that the healed core works.
+
+use super::client::Caller;
+use super::cluster::Cluster;
+use super::faults::usual_latency;
+use crate::checker::liveness::{CoreMember, Healing};
+use crate::history::{Nanos, Outcome};
+use crate::model::{Put, Range, Request, Span};
+use crate::options::Mode;
+use crate::plan::{Fault, Plan};
+use crate::random::Stream;
+use std::time::Duration;
+
+/// How long one attempt of a probe may take.
+const PROBE_TIMEOUT: Duration = Duration::from_secs(1);
+/// Old states that are read at the most, to explain writes of unknown outcome.
+const OLD_STATES_MAX: usize = 300;
+
+/// Heals and watches; the answer is what `checker::liveness` judges.
+pub async fn heal(cluster: &Cluster) -> Healing {
+    let core = choose_core(cluster);
+    cluster.book().line(format_args!("the faults are over; the core is {core:?}"));
+    cluster.net().update_config(|c| c.packet_loss_rate = 0.0);
+    usual_latency(cluster);
+    if cluster.plan().mode != Mode::PartialCut {
+        cluster.heal_links(&core);
+    }
+    for member in &core {
+        cluster.heal_member(*member);
+    }
+    let options = &cluster.plan().options;
+    let mut healing = Healing {
+        healed_at: cluster.book().now(),
+        // A second for what is not the election's: starting, connecting, a full log's replay.
+        limit: (options.election_ms * 10 + 1_000) * 1_000_000,
+        leader_at: None,
+        core: Vec::new(),
+    };
+    let until = healing.healed_at + healing.limit;
+    let step = Duration::from_millis((options.heartbeat_ms / 2).max(5));
+    healing.leader_at = wait_until(cluster, until, step, || agreed_leader(cluster, &core)).await;
+    if healing.leader_at.is_none() {
+        return healing;
+    }
+    let mut probes = Vec::new();
+    for member in &core {
+        let cluster = cluster.clone();
+        let (member, limit) = (*member, healing.limit);
+        let node = cluster.client_node(cluster.plan().workload.clients + member as u64);
+        probes.push(node.spawn(async move { probe(cluster, member, limit).await }));
+    }
+    for probe in probes {
+        healing.core.push(probe.await.expect("a probe does not panic"));
+    }
+    let until = cluster.book().now() + healing.limit;
+    wait_until(cluster, until, step, || at_rest(cluster, &core)).await;
+    for member in &mut healing.core {
+        member.state = cluster.book().lock().raft.last_applied(member.member);
+    }
+    if cluster.plan().mode != Mode::PartialCut {
+        read_old_states(cluster, core[0]).await;
+    }
+    healing
+}
+
+/// Those that must work: in liveness mode some quorum, under a partial cut the members that are
+/// connected with each other in full, else everybody whose disk is not destroyed.
+fn choose_core(cluster: &Cluster) -> Vec<usize> {
+    let book = cluster.book().lock();
+    let alive: Vec<usize> = (0..cluster.members()).filter(|m| !book.members[*m].out).collect();
+    drop(book);
+    let plan = cluster.plan();
+    let quorum = cluster.members() / 2 + 1;
+    match plan.mode {
+        Mode::Safety | Mode::SlowDisk | Mode::Lite => alive,
+        Mode::PartialCut => connected(plan, quorum).unwrap_or(alive),
+        Mode::Liveness => {
+            let mut core = alive;
+            Stream::new(plan.seed, "core").shuffle(&mut core);
+            core.truncate(quorum);
+            core.sort_unstable();
+            core
+        }
+    }
+}
+
+/// Some quorum whose links no action of the plan cuts.
+fn connected(plan: &Plan, quorum: usize) -> Option<Vec<usize>> {
+    let cut = |a: usize, b: usize| {
+        plan.actions.iter().any(|action| match &action.fault {
+            Fault::CutLinks { links, .. } => links.contains(&(a, b)) || links.contains(&(b, a)),
+            _ => false,
+        })
+    };
+    let members = plan.options.members;
+    (0..1usize << members)
+        .map(|set| (0..members).filter(|m| set >> m & 1 == 1).collect::<Vec<_>>())
+        .filter(|core| core.len() == quorum)
+        .find(|core| core.iter().all(|a| core.iter().all(|b| a == b || !cut(*a, *b))))
+}
+
+/// Polls until `done` holds; says when that was.
+async fn wait_until(
+    cluster: &Cluster,
+    until: Nanos,
+    step: Duration,
+    done: impl Fn() -> bool,
+) -> Option<Nanos> {
+    loop {
+        let now = cluster.book().now();
+        if done() {
+            return Some(now);
+        }
+        if now > until || cluster.book().is_broken() {
+            return None;
+        }
+        tokio::time::sleep(step).await;
+    }
+}
+
+fn agreed_leader(cluster: &Cluster, core: &[usize]) -> bool {
+    let book = cluster.book().lock();
+    let Some(leader) = book.members[core[0]].leader else { return false };
+    let leading = &book.members[leader];
+    leading.up
+        && leading.leads
+        && core.iter().all(|m| {
+            let member = &book.members[*m];
+            member.up && member.leader == Some(leader) && member.term == leading.term
+        })
+}
+
+fn at_rest(cluster: &Cluster, core: &[usize]) -> bool {
+    let book = cluster.book().lock();
+    let committed = book.raft.highest_committed();
+    core.iter().all(|m| book.members[*m].applied == committed)
+}
+
+/// Writes through a member and reads through it, until both have worked.
+async fn probe(cluster: Cluster, member: usize, limit: Nanos) -> CoreMember {
+    let book = cluster.book().clone();
+    let client = cluster.plan().workload.clients + member as u64;
+    let mut caller = Caller::new(client, cluster.members(), PROBE_TIMEOUT, book.clone());
+    let mut seen = CoreMember { member, ..CoreMember::default() };
+    let until = book.now() + limit;
+    let mut attempt = 0;
+    while book.now() < until && seen.read_at.is_none() && !book.is_broken() {
+        attempt += 1;
+        let request = if seen.wrote_at.is_none() {
+            let value = format!("probe-{member}-{attempt}");
+            Request::Put(Put { key: "probe".into(), value, prev_kv: false })
+        } else {
+            Request::Range(Range::of(Span::one("probe")))
+        };
+        match caller.ask(member, request).await {
+            Outcome::Done(_) if seen.wrote_at.is_none() => seen.wrote_at = Some(book.now()),
+            Outcome::Done(_) => seen.read_at = Some(book.now()),
+            other => {
+                seen.last_failure = format!("{other:?}");
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        }
+    }
+    seen
+}
+
+/// Reads the state at every revision that no acknowledged write explains: what a write of unknown
+/// outcome did shows there.
+async fn read_old_states(cluster: &Cluster, member: usize) {
+    let gaps = cluster.book().lock().history.unexplained_revisions();
+    let client = cluster.plan().workload.clients + cluster.members() as u64;
+    let node = cluster.client_node(client);
+    let cluster = cluster.clone();
+    let reader = node.spawn(async move {
+        let book = cluster.book().clone();
+        let mut caller = Caller::new(client, cluster.members(), PROBE_TIMEOUT, book.clone());
+        for revision in gaps.into_iter().rev().take(OLD_STATES_MAX) {
+            if book.is_broken() {
+                return;
+            }
+            let range = Range { revision, ..Range::of(Span::all()) };
+            caller.ask(member, Request::Range(range)).await;
+        }
+    });
+    reader.await.expect("the reader does not panic");
+}

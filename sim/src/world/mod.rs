@@ -1,0 +1,256 @@
+//! A cluster of real servers in the simulated runtime: carries a plan out and judges what came of
+//! it.
+//!
+//! The supervisor runs on the runtime's own node. It starts the members and the clients, lets each
+//! action of the plan begin at its time, starts members again that a fault of their disk has
+//! stopped, and at the end heals and demands progress. Everybody writes into one [`book`], whose
+//! checkers look at every event as it happens; the history of the clients is judged at the end.
+
+/// Everything that happened, as it happens.
+pub mod book;
+/// The clients.
+pub mod client;
+/// The members and the links between them.
+pub mod cluster;
+/// What the nemesis does.
+pub mod faults;
+mod front;
+/// After the faults.
+pub mod heal;
+/// Between the model's requests and the messages of the API.
+pub mod wire;
+
+use crate::checker::{Guarantee, linearizability, liveness};
+use crate::history;
+use crate::outcome::Outcome;
+use crate::plan::Plan;
+use book::SharedBook;
+use cluster::{Cluster, Stop};
+use madsim::Config;
+use madsim::runtime::Runtime;
+use std::path::Path;
+use std::time::Duration;
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+use tokio::time::Instant;
+
+/// A run that simulates longer than this hangs.
+const SIMULATED_MAX: Duration = Duration::from_secs(600);
+/// How long a member stays down that a fault of its disk stopped, where the fault doesn't say.
+const DOWN_MS: u64 = 200;
+
+/// Carries a plan out.
+pub fn run(plan: &Plan, keep_trace: bool) -> Outcome {
+    let mut config = Config::default();
+    let (low, high) = plan.options.latency_us;
+    config.net.send_latency = Duration::from_micros(low)..Duration::from_micros(high);
+    let mut runtime = Runtime::with_seed_and_config(plan.seed, config);
+    runtime.set_time_limit(SIMULATED_MAX);
+    let plan = plan.clone();
+    runtime.block_on(async move { simulate(plan, keep_trace).await })
+}
+
+async fn simulate(plan: Plan, keep_trace: bool) -> Outcome {
+    let book = SharedBook::new(cluster::ids(plan.options.members), keep_trace);
+    let (cluster, stops) = Cluster::start(&plan, &book);
+    let supervisor = tokio::spawn(supervise(cluster.clone(), stops));
+    let pruner = tokio::spawn(prune(cluster.clone()));
+    let until = Instant::now() + Duration::from_millis(plan.duration_ms);
+    let clients: Vec<_> = (0..plan.workload.clients)
+        .map(|client| {
+            let life = client::run(plan.clone(), client, book.clone(), until);
+            cluster.client_node(client).spawn(life)
+        })
+        .collect();
+    let faults = disturb(&cluster, until).await;
+    for fault in faults {
+        fault.abort();
+    }
+    if !book.is_broken() {
+        finish(&cluster, clients).await;
+    }
+    supervisor.abort();
+    pruner.abort();
+    let outcome = judge(&cluster);
+    cluster.kill_all();
+    // The runtime lets go of a dead node's tasks when they would have run.
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    cluster.prune();
+    outcome
+}
+
+/// Lets every action begin at its time, until `until` or until a guarantee is broken.
+async fn disturb(cluster: &Cluster, until: Instant) -> Vec<JoinHandle<()>> {
+    let start = Instant::now();
+    let mut faults = Vec::new();
+    let plan = cluster.plan().clone();
+    for action in plan.actions {
+        let at = start + Duration::from_millis(action.at_ms);
+        tokio::select! {
+            biased;
+            () = cluster.book().broken() => return faults,
+            () = tokio::time::sleep_until(at) => {}
+        }
+        faults.push(tokio::spawn(faults::carry_out(cluster.clone(), action)));
+    }
+    tokio::select! {
+        biased;
+        () = cluster.book().broken() => {}
+        () = tokio::time::sleep_until(until) => {}
+    }
+    faults
+}
+
+/// Heals, demands progress, and waits for the clients.
+async fn finish(cluster: &Cluster, clients: Vec<JoinHandle<()>>) {
+    let healing = heal::heal(cluster).await;
+    let book = cluster.book();
+    if let Err(violation) = liveness::check(&healing) {
+        // What broke first is the verdict; a broken run is not healed to the end.
+        if !book.is_broken() {
+            book.violated(violation);
+        }
+        return;
+    }
+    let patience = Duration::from_millis(cluster.plan().workload.timeout_ms + 1_000);
+    for client in clients {
+        if let Ok(ended) = tokio::time::timeout(patience, client).await {
+            ended.expect("a client does not panic");
+        }
+    }
+    check_platters(cluster);
+}
+
+/// Starts members again that a fault of their disk has stopped; a stop without one is a bug.
+async fn supervise(cluster: Cluster, mut stops: mpsc::UnboundedReceiver<Stop>) {
+    while let Some(stop) = stops.recv().await {
+        let member = stop.member;
+        if cluster.boots(member) != stop.boot || cluster.is_held_down(member) {
+            continue;
+        }
+        let book = cluster.book();
+        book.line(format_args!("m{member} has stopped: {}", stop.reason));
+        if stop.at_start && cluster.is_rotten(member) && !cluster.is_excused(member) {
+            book.reach("refused to start");
+            book.lock().members[member].out = true;
+            cluster.hold_down(member, false);
+            continue;
+        }
+        if !cluster.is_excused(member) {
+            cluster::needless(book, &stop);
+            continue;
+        }
+        book.reach("stopped by its disk");
+        let down_ms = cluster.down_ms(member).max(DOWN_MS);
+        // The device failed under it, so the page cache is not to be trusted either.
+        cluster.hold_down(member, true);
+        let cluster = cluster.clone();
+        tokio::spawn(async move {
+            tokio::time::sleep(Duration::from_millis(down_ms)).await;
+            // Healing may have started it meanwhile.
+            if cluster.is_held_down(member) {
+                cluster.release(member);
+            }
+        });
+    }
+}
+
+/// The runtime remembers every task that ever ran until it is asked to forget.
+async fn prune(cluster: Cluster) {
+    loop {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        cluster.prune();
+    }
+}
+
+/// Everything committed must be on the platters of a quorum.
+fn check_platters(cluster: &Cluster) {
+    let book = cluster.book();
+    let last_indexes: Vec<u64> =
+        (0..cluster.members()).map(|member| platter_index(cluster, member)).collect();
+    let at = book.now();
+    let checked = book.lock().raft.check_platters(at, &last_indexes);
+    if let Err(violation) = checked {
+        book.violated(violation);
+    }
+}
+
+/// The last entry that is on a platter; 0 if its log can't be read.
+fn platter_index(cluster: &Cluster, member: usize) -> u64 {
+    let image = cluster.disk(member).platter_image();
+    let log = detcd::storage::replay::replay(&image, Path::new("/data/member/wal"), 0);
+    let Ok(log) = log else { return 0 };
+    if log.segments.len() > 1 {
+        cluster.book().reach("segments rolled");
+    }
+    log.last_index
+}
+
+/// The verdict on what is in the book.
+fn judge(cluster: &Cluster) -> Outcome {
+    let plan = cluster.plan();
+    let simulated_ms = cluster.book().now() / 1_000_000;
+    let mut book = cluster.book().lock();
+    let mut violation = book.violation.clone();
+    let mut inconclusive = false;
+    // A stale read explains more than the replicas that differ later, so it goes first.
+    match linearizability::check(&book.history) {
+        Ok(linearizability::Ruling::Consistent) => {}
+        Ok(linearizability::Ruling::Inconclusive) => inconclusive = true,
+        Err(broken) => {
+            let keep = violation.as_ref().is_some_and(|v| v.guarantee != Guarantee::Liveness);
+            if !keep {
+                violation = Some(broken);
+            }
+        }
+    }
+    note_unknown(&mut book);
+    let first_fault = book.first_fault;
+    let late = |called| first_fault.is_some_and(|at| called > at);
+    let acknowledged = book.history.acknowledged();
+    let clients = plan.workload.clients;
+    let by_clients = |o: &&history::Operation| {
+        o.client < clients && matches!(o.outcome, history::Outcome::Done(_))
+    };
+    let after_fault =
+        book.history.operations.iter().filter(by_clients).filter(|o| late(o.called)).count();
+    let unknown = |o: &&history::Operation| matches!(o.outcome, history::Outcome::Unknown(_));
+    let unknown = book.history.operations.iter().filter(unknown).count() as u64;
+    let elections = book.raft.elections() as u64;
+    let operations = book.history.operations.len() as u64;
+    let figures = &mut book.figures;
+    figures.simulated_ms = simulated_ms;
+    figures.operations = operations;
+    figures.acknowledged = acknowledged as u64;
+    figures.unknown = unknown;
+    figures.elections = elections;
+    figures.silent_runs = u64::from(first_fault.is_some() && after_fault == 0);
+    let full = plan.options.members >= 3 && figures.faults >= 5 && acknowledged >= 100;
+    figures.full_runs = u64::from(full);
+    figures.inconclusive_runs = u64::from(inconclusive);
+    Outcome {
+        plan: plan.clone(),
+        violation,
+        inconclusive,
+        trace_hash: book.trace.hash(),
+        trace_lines: book.trace.len(),
+        trace: book.trace.kept().map(str::to_string).collect(),
+        marks: book.marks.clone(),
+        figures: book.figures.clone(),
+    }
+}
+
+/// Whether writes of unknown outcome were applied, and whether some were lost.
+fn note_unknown(book: &mut book::Book) {
+    let gaps = book.history.unexplained_revisions().len();
+    let unknown = |o: &&history::Operation| {
+        matches!(o.outcome, history::Outcome::Unknown(_)) && o.request.may_write()
+    };
+    let unknown = book.history.operations.iter().filter(unknown).count();
+    if gaps > 0 && unknown > 0 {
+        book.marks.reach("unknown write applied");
+    }
+    if unknown > gaps {
+        book.marks.reach("unknown write lost");
+    }
+}
