@@ -1,0 +1,486 @@
+//! What all flags together mean: defaults filled in, texts read, contradictions refused.
+
+use crate::config::duration;
+use crate::config::flags::{self, Given, Kind, Wish};
+use crate::config::url::{self, Url};
+use crate::config::yaml;
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+/// The longest election timeout: beyond it a lost leader would go unnoticed for minutes.
+const ELECTION_MS_MAX: u64 = 50_000;
+/// A request above this slows everything behind it.
+const REQUEST_BYTES_ADVISED: usize = 10 * 1024 * 1024;
+/// The shortest time between two progress notifications.
+const PROGRESS_INTERVAL_MIN: Duration = Duration::from_millis(100);
+
+const GATES: [&str; 11] = [
+    "InitialCorruptCheck",
+    "CompactHashCheck",
+    "LeaseCheckpoint",
+    "LeaseCheckpointPersist",
+    "SetMemberLocalAddr",
+    "StopGRPCServiceOnDefrag",
+    "TxnModeWriteWithSharedBuffer",
+    "FastLeaseKeepAlive",
+    "PriorityRequest",
+    "AllAlpha",
+    "AllBeta",
+];
+
+/// Whether the cluster is founded or joined.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ClusterState {
+    New,
+    Existing,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogLevel {
+    Debug,
+    Info,
+    Warn,
+    Error,
+}
+
+/// What a server is told.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    pub name: String,
+    pub data_dir: String,
+    pub listen_peer_urls: Vec<Url>,
+    pub listen_client_urls: Vec<Url>,
+    pub listen_client_http_urls: Vec<Url>,
+    pub listen_metrics_urls: Vec<Url>,
+    pub initial_advertise_peer_urls: Vec<Url>,
+    pub advertise_client_urls: Vec<Url>,
+    /// The founders, sorted by name, each with its peer URLs. Whether this member is one of them
+    /// matters when it founds, and not when it comes back.
+    pub initial_cluster: Vec<(String, Vec<String>)>,
+    pub initial_cluster_state: ClusterState,
+    pub initial_cluster_token: String,
+    pub heartbeat_ms: u64,
+    pub election_ms: u64,
+    pub pre_vote: bool,
+    pub max_txn_ops: usize,
+    pub max_request_bytes: usize,
+    pub max_concurrent_streams: u32,
+    pub grpc_keepalive_interval: Duration,
+    pub grpc_keepalive_timeout: Duration,
+    pub watch_progress_notify_interval: Duration,
+    /// Those that were named, by name.
+    pub feature_gates: BTreeMap<String, bool>,
+    pub log_level: LogLevel,
+    pub log_is_json: bool,
+    /// What to tell the operator, once there is a log.
+    pub warnings: Vec<String>,
+}
+
+/// Why a server was not told what to do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ConfigError {
+    /// The command line can't be read: exit code 2.
+    Usage(String),
+    /// It can be read and contradicts itself: exit code 1.
+    Invalid(String),
+}
+
+/// What the daemon is to do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Start {
+    Run(Box<Config>),
+    Help,
+    Version,
+}
+
+/// Reads all three sources. `read_file` is asked for the configuration file, if one is named.
+///
+/// # Errors
+/// What to print, and with it the exit code.
+pub fn load(
+    args: &[String],
+    variables: &[(String, String)],
+    read_file: impl FnOnce(&str) -> Result<String, String>,
+) -> Result<Start, ConfigError> {
+    let (wish, file) = flags::parse_args(args).map_err(ConfigError::Usage)?;
+    let mut given = match wish {
+        Wish::Help => return Ok(Start::Help),
+        Wish::Version => return Ok(Start::Version),
+        Wish::Run(given) => given,
+    };
+    let named = variables.iter().find(|(name, _)| name == "ETCD_CONFIG_FILE");
+    match file.or_else(|| named.map(|(_, path)| path.clone())) {
+        Some(path) => {
+            let text = read_file(&path).map_err(ConfigError::Invalid)?;
+            let ignored = !given.values.is_empty();
+            given = yaml::parse(&text).map_err(ConfigError::Invalid)?;
+            if ignored {
+                let text = "a configuration file is given: flags and environment are ignored";
+                given.warnings.push(text.to_string());
+            }
+        }
+        None => flags::add_environment(&mut given, variables.iter().cloned()),
+    }
+    Config::new(given).map(|config| Start::Run(Box::new(config)))
+}
+
+impl Config {
+    /// Fills in the defaults and checks the whole.
+    pub fn new(given: Given) -> Result<Config, ConfigError> {
+        let raw = Raw { values: given.values };
+        raw.check_kinds().map_err(ConfigError::Usage)?;
+        let mut config = raw.read().map_err(ConfigError::Invalid)?;
+        config.warnings.splice(0..0, given.warnings);
+        config.check().map_err(ConfigError::Invalid)?;
+        Ok(config)
+    }
+
+    fn check(&self) -> Result<(), String> {
+        let bound = self.listen_peer_urls.iter().chain(&self.listen_client_urls);
+        let more = self.listen_client_http_urls.iter().chain(&self.listen_metrics_urls);
+        for url in bound.chain(more) {
+            url.check_bindable()?;
+            if url.is_https {
+                return Err(format!("TLS is not there yet: {}", url.text));
+            }
+        }
+        let (heartbeat, election) = (self.heartbeat_ms, self.election_ms);
+        if heartbeat == 0 {
+            return Err(format!("--heartbeat-interval must be >0 (set to {heartbeat}ms)"));
+        }
+        if election == 0 {
+            return Err(format!("--election-timeout must be >0 (set to {election}ms)"));
+        }
+        if heartbeat.saturating_mul(5) > election {
+            return Err(format!(
+                "--election-timeout[{election}ms] should be at least as 5 times as \
+                 --heartbeat-interval[{heartbeat}ms]"
+            ));
+        }
+        if election > ELECTION_MS_MAX {
+            return Err(format!(
+                "--election-timeout[{election}ms] is too long, and should be set less than \
+                 {ELECTION_MS_MAX}ms"
+            ));
+        }
+        if self.watch_progress_notify_interval < PROGRESS_INTERVAL_MIN {
+            return Err(format!(
+                "--watch-progress-notify-interval must be at least {PROGRESS_INTERVAL_MIN:?}"
+            ));
+        }
+        Ok(())
+    }
+}
+
+/// Texts by flag name, before they are read.
+struct Raw {
+    values: BTreeMap<&'static str, String>,
+}
+
+impl Raw {
+    fn text(&self, name: &str) -> &str {
+        let default = || flags::find(name).map_or("", |flag| flag.default);
+        self.values.get(name).map_or_else(default, String::as_str)
+    }
+
+    /// Go refuses a text of the wrong kind while it reads the command line.
+    fn check_kinds(&self) -> Result<(), String> {
+        for (name, value) in &self.values {
+            let flag = flags::find(name).expect("only flags of the table are given");
+            let sound = match flag.kind {
+                Kind::Text => true,
+                Kind::Bool => go_bool(value).is_some(),
+                Kind::Int => value.parse::<i64>().is_ok(),
+                Kind::Uint => value.parse::<u64>().is_ok(),
+                Kind::Duration => duration::parse(value).is_some(),
+            };
+            if !sound {
+                return Err(format!("invalid value {value:?} for flag -{name}: parse error"));
+            }
+        }
+        Ok(())
+    }
+
+    fn uint(&self, name: &str) -> u64 {
+        self.text(name).parse().expect("check_kinds has read it")
+    }
+
+    fn size(&self, name: &str) -> usize {
+        usize::try_from(self.uint(name)).unwrap_or(usize::MAX)
+    }
+
+    fn bool(&self, name: &str) -> bool {
+        go_bool(self.text(name)).expect("check_kinds has read it")
+    }
+
+    fn duration(&self, name: &str) -> Duration {
+        duration::parse(self.text(name)).expect("check_kinds has read it")
+    }
+
+    /// A list of URLs; an empty text is no URL at all.
+    fn urls(&self, name: &str) -> Result<Vec<Url>, String> {
+        match self.text(name) {
+            "" => Ok(Vec::new()),
+            text => Url::parse_list(text).map_err(|error| format!("--{name}: {error}")),
+        }
+    }
+
+    fn read(&self) -> Result<Config, String> {
+        let name = self.text("name").to_string();
+        let data_dir = match self.text("data-dir") {
+            "" => format!("{name}.etcd"),
+            path => path.to_string(),
+        };
+        let given = |name| self.values.contains_key(name);
+        if given("listen-client-urls") && !given("advertise-client-urls") {
+            let text = "--advertise-client-urls is required when --listen-client-urls is set \
+                        explicitly";
+            return Err(text.to_string());
+        }
+        let advertised = self.urls("initial-advertise-peer-urls")?;
+        let initial_cluster = match self.text("initial-cluster") {
+            "" => vec![(name.clone(), url::texts(&advertised))],
+            text => parse_cluster(text)?,
+        };
+        let mut warnings = Vec::new();
+        if self.size("max-request-bytes") > REQUEST_BYTES_ADVISED {
+            warnings
+                .push(format!("--max-request-bytes is above the advised {REQUEST_BYTES_ADVISED}"));
+        }
+        Ok(Config {
+            listen_peer_urls: self.urls("listen-peer-urls")?,
+            listen_client_urls: self.urls("listen-client-urls")?,
+            listen_client_http_urls: self.urls("listen-client-http-urls")?,
+            listen_metrics_urls: self.urls("listen-metrics-urls")?,
+            initial_advertise_peer_urls: advertised,
+            advertise_client_urls: self.urls("advertise-client-urls")?,
+            initial_cluster,
+            initial_cluster_state: self.cluster_state()?,
+            initial_cluster_token: self.text("initial-cluster-token").to_string(),
+            heartbeat_ms: self.uint("heartbeat-interval"),
+            election_ms: self.uint("election-timeout"),
+            pre_vote: self.bool("pre-vote"),
+            max_txn_ops: self.size("max-txn-ops"),
+            max_request_bytes: self.size("max-request-bytes"),
+            max_concurrent_streams: u32::try_from(self.uint("max-concurrent-streams"))
+                .unwrap_or(u32::MAX),
+            grpc_keepalive_interval: self.duration("grpc-keepalive-interval"),
+            grpc_keepalive_timeout: self.duration("grpc-keepalive-timeout"),
+            watch_progress_notify_interval: self.duration("watch-progress-notify-interval"),
+            feature_gates: parse_gates(self.text("feature-gates"))?,
+            log_level: self.log_level()?,
+            log_is_json: self.log_is_json()?,
+            name,
+            data_dir,
+            warnings,
+        })
+    }
+
+    fn cluster_state(&self) -> Result<ClusterState, String> {
+        match self.text("initial-cluster-state") {
+            "new" => Ok(ClusterState::New),
+            "existing" => Ok(ClusterState::Existing),
+            other => Err(format!("unexpected clusterState {other:?}")),
+        }
+    }
+
+    fn log_level(&self) -> Result<LogLevel, String> {
+        match self.text("log-level") {
+            "debug" => Ok(LogLevel::Debug),
+            "" | "info" => Ok(LogLevel::Info),
+            "warn" => Ok(LogLevel::Warn),
+            "error" | "dpanic" | "panic" | "fatal" => Ok(LogLevel::Error),
+            other => Err(format!("unrecognized level: {other:?}")),
+        }
+    }
+
+    fn log_is_json(&self) -> Result<bool, String> {
+        match self.text("log-format") {
+            "json" => Ok(true),
+            "console" => Ok(false),
+            other => Err(format!("unknown log format: {other}, supported values json, console")),
+        }
+    }
+}
+
+/// The texts that Go takes for a truth value.
+fn go_bool(text: &str) -> Option<bool> {
+    match text {
+        "1" | "t" | "T" | "true" | "TRUE" | "True" => Some(true),
+        "0" | "f" | "F" | "false" | "FALSE" | "False" => Some(false),
+        _ => None,
+    }
+}
+
+/// Reads `name=url,name=url`; a name that stands there again has several URLs.
+fn parse_cluster(text: &str) -> Result<Vec<(String, Vec<String>)>, String> {
+    let mut members: BTreeMap<String, Vec<Url>> = BTreeMap::new();
+    for part in text.split(',').filter(|part| !part.is_empty()) {
+        let (name, url) = part.split_once('=').unwrap_or((part, ""));
+        let url = Url::parse(url).map_err(|error| format!("--initial-cluster: {error}"))?;
+        members.entry(name.trim().to_string()).or_default().push(url);
+    }
+    let mut taken: BTreeMap<String, String> = BTreeMap::new();
+    for (name, urls) in &members {
+        for url in urls {
+            if let Some(other) = taken.insert(url.text.clone(), name.clone()) {
+                return Err(format!(
+                    "--initial-cluster: {name} and {other} have one URL, {}",
+                    url.text
+                ));
+            }
+        }
+    }
+    let sorted = |mut urls: Vec<Url>| {
+        urls.sort();
+        url::texts(&urls)
+    };
+    Ok(members.into_iter().map(|(name, urls)| (name, sorted(urls))).collect())
+}
+
+fn parse_gates(text: &str) -> Result<BTreeMap<String, bool>, String> {
+    let mut gates = BTreeMap::new();
+    for part in text.split(',').map(str::trim).filter(|part| !part.is_empty()) {
+        let (name, value) = part.split_once('=').unwrap_or((part, ""));
+        let on = go_bool(value.trim());
+        let on = on.ok_or_else(|| format!("invalid value of {name}: {value:?}"))?;
+        if !GATES.contains(&name) {
+            return Err(format!("unrecognized feature gate: {name}"));
+        }
+        gates.insert(name.to_string(), on);
+    }
+    Ok(gates)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn start(args: &[&str], variables: &[(&str, &str)], file: &str) -> Result<Start, ConfigError> {
+        let args: Vec<String> = args.iter().map(|arg| arg.to_string()).collect();
+        let variables = variables.iter().map(|(name, value)| (name.to_string(), value.to_string()));
+        load(&args, &variables.collect::<Vec<_>>(), |_| Ok(file.to_string()))
+    }
+
+    fn config(args: &[&str]) -> Config {
+        match start(args, &[], "") {
+            Ok(Start::Run(config)) => *config,
+            other => panic!("{args:?} gives {other:?}"),
+        }
+    }
+
+    fn refusal(args: &[&str]) -> String {
+        match start(args, &[], "") {
+            Err(ConfigError::Invalid(text)) => text,
+            other => panic!("{args:?} gives {other:?}"),
+        }
+    }
+
+    #[test]
+    fn without_a_word_it_is_a_member_of_its_own() {
+        let config = config(&[]);
+        assert_eq!((config.name.as_str(), config.data_dir.as_str()), ("default", "default.etcd"));
+        let founders = [("default".to_string(), vec!["http://localhost:2380".to_string()])];
+        assert_eq!(config.initial_cluster, founders);
+        assert_eq!((config.heartbeat_ms, config.election_ms), (100, 1000));
+        assert_eq!((config.max_txn_ops, config.max_request_bytes), (128, 1_572_864));
+        assert_eq!(config.listen_client_urls[0].text, "http://localhost:2379");
+        assert!(config.pre_vote && config.log_is_json && config.warnings.is_empty());
+    }
+
+    #[test]
+    fn a_name_names_the_data_and_the_founder() {
+        let config =
+            config(&["--name", "m1", "--initial-advertise-peer-urls", "http://10.0.0.1:1"]);
+        assert_eq!(config.data_dir, "m1.etcd");
+        let founders = [("m1".to_string(), vec!["http://10.0.0.1:1".to_string()])];
+        assert_eq!(config.initial_cluster, founders);
+    }
+
+    #[test]
+    fn founders_may_have_several_urls() {
+        let cluster = "b=http://b:1,a=http://a:2,a=http://a:1";
+        let config = config(&["--name=a", "--initial-cluster", cluster]);
+        let urls = |list: &[&str]| list.iter().map(|url| url.to_string()).collect::<Vec<_>>();
+        let a = ("a".to_string(), urls(&["http://a:1", "http://a:2"]));
+        let b = ("b".to_string(), urls(&["http://b:1"]));
+        assert_eq!(config.initial_cluster, [a, b]);
+    }
+
+    #[test]
+    fn contradictions_are_refused_in_the_words_of_etcd() {
+        assert_eq!(
+            refusal(&["--listen-client-urls=http://127.0.0.1:1"]),
+            "--advertise-client-urls is required when --listen-client-urls is set explicitly"
+        );
+        assert_eq!(
+            refusal(&["--heartbeat-interval=300"]),
+            "--election-timeout[1000ms] should be at least as 5 times as \
+             --heartbeat-interval[300ms]"
+        );
+        assert_eq!(
+            refusal(&["--election-timeout=50001"]),
+            "--election-timeout[50001ms] is too long, and should be set less than 50000ms"
+        );
+        assert_eq!(
+            refusal(&["--heartbeat-interval=0"]),
+            "--heartbeat-interval must be >0 (set to 0ms)"
+        );
+        assert_eq!(
+            refusal(&["--listen-peer-urls=http://example.com:2380"]),
+            "expected IP in URL for binding (http://example.com:2380)"
+        );
+        assert_eq!(refusal(&["--initial-cluster-state=old"]), "unexpected clusterState \"old\"");
+        assert_eq!(refusal(&["--feature-gates=X=true"]), "unrecognized feature gate: X");
+        let twice = "--initial-cluster=default=http://a:1,b=http://a:1";
+        assert!(refusal(&[twice]).contains("have one URL"));
+    }
+
+    #[test]
+    fn a_text_of_the_wrong_kind_is_a_usage_error() {
+        let usage = |text: &str| Err(ConfigError::Usage(text.to_string()));
+        assert_eq!(
+            start(&["--election-timeout=1s"], &[], ""),
+            usage("invalid value \"1s\" for flag -election-timeout: parse error")
+        );
+        assert_eq!(
+            start(&["--pre-vote=maybe"], &[], ""),
+            usage("invalid value \"maybe\" for flag -pre-vote: parse error")
+        );
+        assert_eq!(
+            start(&["--nonsense"], &[], ""),
+            usage("flag provided but not defined: -nonsense")
+        );
+    }
+
+    #[test]
+    fn a_file_stands_in_for_flags_and_environment() {
+        let file = "name: f\nelection-timeout: 2000\n";
+        let variables = [("ETCD_NAME", "e"), ("ETCD_CONFIG_FILE", "x.yml")];
+        let Ok(Start::Run(config)) = start(&["--name=a"], &variables, file) else {
+            panic!("it does not start");
+        };
+        assert_eq!((config.name.as_str(), config.election_ms), ("f", 2000));
+        assert_eq!(config.warnings.len(), 1);
+        let Ok(Start::Run(config)) = start(&[], &[("ETCD_NAME", "e")], "") else {
+            panic!("it does not start");
+        };
+        assert_eq!(config.name, "e");
+    }
+
+    proptest! {
+        #[test]
+        fn any_value_is_taken_or_refused(
+            at in 0..flags::FLAGS.len(),
+            value in prop_oneof![".{0,12}", "[0-9]{1,25}", "[a-z]{0,3}=?https?://[a-z0-9:./]{0,9}"],
+        ) {
+            let flag = flags::FLAGS[at];
+            let mut given = Given::default();
+            prop_assert!(given.set(flag.name, &value));
+            // No panic is what is asked here.
+            let read = Config::new(given);
+            prop_assert!(read.is_ok() || flag.name != "name" || value.is_empty());
+        }
+    }
+}
