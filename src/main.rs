@@ -1,2 +1,242 @@
-//! The daemon.
-fn main() {}
+//! The daemon: reads its configuration, starts a server on the real world, and listens.
+//!
+//! Everything runs on one thread: on two cores that was faster than two workers, and it is how
+//! the simulator runs it too.
+
+mod local_cluster;
+
+use detcd::config::settings::{self, ClusterState, Config, ConfigError, LogLevel, Start};
+use detcd::config::url::{self, Url};
+use detcd::env::Env;
+use detcd::env::clock::RealClock;
+use detcd::env::real_disk::RealDisk;
+use detcd::env::recorder::NoRecorder;
+use detcd::http::{self, Options, Site};
+use detcd::metrics::ETCD_VERSION;
+use detcd::server::shared::{Limits, StopReason};
+use detcd::server::{Server, ServerConfig};
+use std::io::IsTerminal;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::net::TcpListener;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::watch;
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// Time that blocking work, a sync above all, has to end after the server has stopped.
+const RUNTIME_STOP: Duration = Duration::from_secs(2);
+
+fn main() -> ExitCode {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    if args.first().is_some_and(|arg| arg == "local-cluster") {
+        return local_cluster::main(&args[1..]);
+    }
+    let read_file = |path: &str| {
+        std::fs::read_to_string(path).map_err(|error| format!("cannot read {path}: {error}"))
+    };
+    let variables: Vec<(String, String)> = std::env::vars_os()
+        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+        .collect();
+    match settings::load(&args, &variables, read_file) {
+        Ok(Start::Help) => {
+            print!("{}", detcd::config::flags::help());
+            ExitCode::SUCCESS
+        }
+        Ok(Start::Version) => {
+            println!("etcd Version: {ETCD_VERSION}\ndetcd Version: {}", env!("CARGO_PKG_VERSION"));
+            ExitCode::SUCCESS
+        }
+        Ok(Start::Run(config)) => run(*config),
+        Err(ConfigError::Usage(text)) => {
+            eprintln!("detcd: {text}\nRun 'detcd --help' for usage.");
+            ExitCode::from(2)
+        }
+        Err(ConfigError::Invalid(text)) => fail(&text),
+    }
+}
+
+fn fail(text: &str) -> ExitCode {
+    eprintln!("detcd: {text}");
+    ExitCode::FAILURE
+}
+
+fn run(config: Config) -> ExitCode {
+    log_to_stderr(&config);
+    abort_on_panic();
+    for warning in &config.warnings {
+        tracing::warn!("{warning}");
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = match runtime {
+        Ok(runtime) => runtime,
+        Err(error) => return fail(&format!("cannot start: {error}")),
+    };
+    let outcome = runtime.block_on(serve(config));
+    runtime.shutdown_timeout(RUNTIME_STOP);
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(text) => fail(&text),
+    }
+}
+
+fn log_to_stderr(config: &Config) {
+    let level = match config.log_level {
+        LogLevel::Debug => tracing::Level::DEBUG,
+        LogLevel::Info => tracing::Level::INFO,
+        LogLevel::Warn => tracing::Level::WARN,
+        LogLevel::Error => tracing::Level::ERROR,
+    };
+    let log = tracing_subscriber::fmt().with_writer(std::io::stderr).with_max_level(level);
+    if config.log_is_json {
+        log.json().flatten_event(true).init();
+    } else {
+        log.compact().with_ansi(std::io::stderr().is_terminal()).init();
+    }
+}
+
+/// A panic is a bug, and a server that goes on without one of its tasks is a worse one.
+fn abort_on_panic() {
+    let report = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        report(panic);
+        std::process::abort();
+    }));
+}
+
+/// The sockets of one server, bound before anything is started: a port in use is found out
+/// before the data directory is touched.
+struct Listeners {
+    clients: Vec<TcpListener>,
+    peers: Vec<TcpListener>,
+    probes: Vec<TcpListener>,
+}
+
+impl Listeners {
+    async fn bind(config: &Config) -> Result<Listeners, String> {
+        let clients = [&config.listen_client_urls[..], &config.listen_client_http_urls].concat();
+        Ok(Listeners {
+            peers: bind_all(&config.listen_peer_urls, "members").await?,
+            clients: bind_all(&clients, "clients").await?,
+            probes: bind_all(&config.listen_metrics_urls, "metrics").await?,
+        })
+    }
+}
+
+async fn bind_all(urls: &[Url], whom: &str) -> Result<Vec<TcpListener>, String> {
+    let mut listeners = Vec::new();
+    for url in urls {
+        let ip = url.ip().expect("the configuration was checked for addresses to bind to");
+        let bound = TcpListener::bind(SocketAddr::new(ip, url.port)).await;
+        let failed = |error| format!("cannot listen on {} for {whom}: {error}", url.text);
+        listeners.push(bound.map_err(failed)?);
+    }
+    Ok(listeners)
+}
+
+async fn serve(config: Config) -> Result<(), String> {
+    let mut interrupt = on(SignalKind::interrupt())?;
+    let mut terminate = on(SignalKind::terminate())?;
+    let listeners = Listeners::bind(&config).await?;
+    check_joining(&config)?;
+    let env = Env {
+        clock: Arc::new(RealClock::new()),
+        disk: Arc::new(RealDisk),
+        seed: rand::random(),
+        recorder: Arc::new(NoRecorder),
+    };
+    let server = Server::start(server_config(&config), env).await.map_err(|e| e.to_string())?;
+    let ended = tokio::select! {
+        biased;
+        _ = interrupt.recv() => Ok(()),
+        _ = terminate.recv() => Ok(()),
+        reason = server.stopped() => told(reason),
+        () = listen(&server, listeners, &config) => Ok(()),
+    };
+    tracing::info!("stopping");
+    server.stop().await;
+    ended
+}
+
+fn on(kind: SignalKind) -> Result<Signal, String> {
+    signal(kind).map_err(|error| format!("cannot wait for signals: {error}"))
+}
+
+/// Why a server stopped by itself.
+fn told(reason: StopReason) -> Result<(), String> {
+    match reason {
+        StopReason::Requested => Ok(()),
+        StopReason::Removed => {
+            tracing::warn!("this member was removed from the cluster");
+            Ok(())
+        }
+        StopReason::Disk(text) => Err(text),
+    }
+}
+
+/// Serves all ports. Completes only by being dropped.
+async fn listen(server: &Server, listeners: Listeners, config: &Config) {
+    let options = Options {
+        max_concurrent_streams: config.max_concurrent_streams,
+        keepalive_interval: config.grpc_keepalive_interval,
+        keepalive_timeout: config.grpc_keepalive_timeout,
+    };
+    // Dropped with this future: every port drains then.
+    let (_alive, dropped) = watch::channel(());
+    let open = |listeners: Vec<TcpListener>, site: Arc<Site>| {
+        for listener in listeners {
+            let mut dropped = dropped.clone();
+            let shutdown = async move {
+                // An error is all that ever comes: the sender says nothing and is dropped.
+                drop(dropped.changed().await);
+            };
+            tokio::spawn(http::serve(listener, site.clone(), shutdown));
+        }
+    };
+    let handle = server.handle();
+    open(listeners.probes, Site::probes(handle.clone(), options.clone()));
+    open(listeners.peers, Site::peers(handle.clone(), server.peer_service(), options.clone()));
+    server.ready().await;
+    open(listeners.clients, Site::clients(handle, options));
+    let endpoints = url::texts(&config.advertise_client_urls).join(",");
+    tracing::info!(endpoints, "ready to serve client requests");
+    tracing::info!("talk to it: etcdctl --endpoints={endpoints} put hello world");
+    std::future::pending().await
+}
+
+/// A member that joins a running cluster must learn of it from the others, which is not there
+/// yet; founding one instead would let it vote twice.
+fn check_joining(config: &Config) -> Result<(), String> {
+    let wal = Path::new(&config.data_dir).join("wal");
+    let is_empty = std::fs::read_dir(wal).map_or(true, |mut entries| entries.next().is_none());
+    if config.initial_cluster_state == ClusterState::Existing && is_empty {
+        return Err("--initial-cluster-state=existing with an empty data directory: joining a \
+                    running cluster is not there yet"
+            .to_string());
+    }
+    Ok(())
+}
+
+fn server_config(config: &Config) -> ServerConfig {
+    ServerConfig {
+        name: config.name.clone(),
+        data_dir: config.data_dir.clone().into(),
+        initial_cluster: config.initial_cluster.clone(),
+        initial_cluster_token: config.initial_cluster_token.clone(),
+        advertise_client_urls: url::texts(&config.advertise_client_urls),
+        heartbeat_ms: config.heartbeat_ms,
+        election_ms: config.election_ms,
+        pre_vote: config.pre_vote,
+        progress_notify_interval: config.watch_progress_notify_interval,
+        limits: Limits {
+            max_txn_ops: config.max_txn_ops,
+            max_request_bytes: config.max_request_bytes,
+            ..Limits::default()
+        },
+        ..ServerConfig::default()
+    }
+}

@@ -1,4 +1,4 @@
-//! The client port of the daemon: gRPC and plain HTTP, versions 1 and 2, on one socket.
+//! The ports of the daemon: gRPC and plain HTTP, versions 1 and 2, on one socket.
 //!
 //! A connection shows in its first bytes which version it speaks. A request of type
 //! `application/grpc` goes to the service objects that the simulator serves too ([`grpc`]); any
@@ -11,7 +11,9 @@ pub mod plain;
 pub mod process;
 
 use crate::api::Services;
+use crate::pb::raftpb::peer_server::PeerServer;
 use crate::server::handle::Handle;
+use crate::server::peer_service::PeerService;
 use hyper::body::Incoming;
 use hyper::header::CONTENT_TYPE;
 use hyper::service::service_fn;
@@ -26,6 +28,7 @@ use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tonic::body::Body;
+use tonic::codegen::Service;
 
 /// Time that open requests have to finish once the server stops; watches never do by themselves.
 const DRAIN: Duration = Duration::from_secs(1);
@@ -43,29 +46,45 @@ pub struct Options {
 /// What one port serves.
 pub struct Site {
     handle: Handle,
-    /// None on a port that is for probes and metrics alone.
-    services: Option<Services>,
+    role: Role,
     options: Options,
 }
 
+enum Role {
+    Clients(Services),
+    Peers(PeerServer<PeerService>),
+    /// Health, metrics and version alone.
+    Probes,
+}
+
 impl Site {
-    /// The client port.
+    /// A port of `--listen-client-urls`.
     pub fn clients(handle: Handle, options: Options) -> Arc<Site> {
-        let services = Some(Services::new(handle.clone()));
-        Arc::new(Site { handle, services, options })
+        let role = Role::Clients(Services::new(handle.clone()));
+        Arc::new(Site { handle, role, options })
+    }
+
+    /// A port of `--listen-peer-urls`.
+    pub fn peers(handle: Handle, service: PeerService, options: Options) -> Arc<Site> {
+        Arc::new(Site { handle, role: Role::Peers(service.into_server()), options })
     }
 
     /// A port of `--listen-metrics-urls`.
     pub fn probes(handle: Handle, options: Options) -> Arc<Site> {
-        Arc::new(Site { handle, services: None, options })
+        Arc::new(Site { handle, role: Role::Probes, options })
     }
 
     async fn answer(&self, request: Request<Incoming>) -> Response<Body> {
         let kind = request.headers().get(CONTENT_TYPE);
         let is_grpc = kind.is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc"));
-        match &self.services {
-            Some(services) if is_grpc => grpc::answer(services, request).await,
-            _ => plain::answer(&self.handle, &request).await,
+        match &self.role {
+            Role::Clients(services) if is_grpc => grpc::answer(services, request).await,
+            Role::Peers(service) if is_grpc => {
+                let Ok(response) = service.clone().call(request).await;
+                response
+            }
+            Role::Peers(_) => plain::answer_peer(&self.handle, &request),
+            Role::Clients(_) | Role::Probes => plain::answer(&self.handle, &request).await,
         }
     }
 }

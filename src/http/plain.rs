@@ -27,10 +27,22 @@ pub async fn answer<B>(handle: &Handle, request: &Request<B>) -> Response<Body> 
         path => health::checks_at(path),
     };
     match checks {
-        None => reply(StatusCode::NOT_FOUND, TEXT, "404 page not found\n".to_string()),
+        None => not_found(),
         Some(_) if request.method() != Method::GET => not_allowed(),
         Some((kind, checks)) => probe(handle, kind, checks, &query).await,
     }
+}
+
+/// Answers on the port of the members, where clients have no business.
+pub fn answer_peer<B>(handle: &Handle, request: &Request<B>) -> Response<Body> {
+    match request.uri().path() {
+        "/version" => get(request, || reply(StatusCode::OK, JSON, version(handle))),
+        _ => not_found(),
+    }
+}
+
+fn not_found() -> Response<Body> {
+    reply(StatusCode::NOT_FOUND, TEXT, "404 page not found\n".to_string())
 }
 
 fn get<B>(request: &Request<B>, answer: impl FnOnce() -> Response<Body>) -> Response<Body> {
