@@ -43,6 +43,7 @@ pub mod wire;
 use crate::env::Env;
 use crate::env::recorder;
 use crate::metrics::Metrics;
+use crate::pb::raftpb::peer_server::PeerServer;
 use crate::raft::core::RaftCore;
 use crate::raft::state::Config;
 use crate::watch::hub::{Hub, HubOptions};
@@ -260,5 +261,9 @@ pub async fn serve_peers(
     service: PeerService,
     address: SocketAddr,
 ) -> Result<(), tonic::transport::Error> {
-    tonic::transport::Server::builder().add_service(service.into_server()).serve(address).await
+    // The simulated build's type of this service has one parameter more, so it is not named.
+    let service = PeerServer::new(service)
+        .max_decoding_message_size(peers::MESSAGE_BYTES_MAX)
+        .max_encoding_message_size(peers::MESSAGE_BYTES_MAX);
+    tonic::transport::Server::builder().add_service(service).serve(address).await
 }

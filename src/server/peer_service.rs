@@ -1,11 +1,11 @@
 //! The service on the peer port.
 
 use super::event::Event;
-use super::peers::{MESSAGE_BYTES_MAX, PROTOCOL_VERSION, Peers};
+use super::peers::{PROTOCOL_VERSION, Peers};
 use super::shared::Shared;
 use super::wire;
 use crate::pb::raftpb as pb;
-use crate::pb::raftpb::peer_server::{Peer, PeerServer};
+use crate::pb::raftpb::peer_server::Peer;
 use std::sync::Arc;
 use tonic::{Request, Response, Status, Streaming};
 
@@ -19,13 +19,6 @@ pub struct PeerService {
 impl PeerService {
     pub fn new(shared: Arc<Shared>, peers: Arc<Peers>) -> PeerService {
         PeerService { shared, peers }
-    }
-
-    /// The service with the limits of the peer port.
-    pub fn into_server(self) -> PeerServer<PeerService> {
-        PeerServer::new(self)
-            .max_decoding_message_size(MESSAGE_BYTES_MAX)
-            .max_encoding_message_size(MESSAGE_BYTES_MAX)
     }
 
     /// Refuses who is not of this cluster, does not mean this member, or speaks a newer protocol.
