@@ -1,0 +1,229 @@
+//! The same history, watched from random revisions with random options on both servers.
+
+use crate::generate::{Call, Generator};
+use crate::side::{Side, clear};
+use detcd::pb::etcdserverpb as pb;
+use futures::channel::mpsc;
+use pb::watch_client::WatchClient;
+use pb::watch_request::RequestUnion;
+use std::collections::BTreeMap;
+use std::time::Duration;
+use tonic::Streaming;
+
+/// A stream that says nothing for so long has said all that it will.
+const QUIET: Duration = Duration::from_millis(400);
+/// Streams of a round, and watches of a stream.
+const STREAMS: usize = 8;
+const WATCHES: usize = 6;
+/// Writes before and after the watches of a round are created.
+const WRITES: usize = 60;
+
+/// One stream on one server, and all that came over it.
+struct Stream {
+    requests: mpsc::UnboundedSender<pb::WatchRequest>,
+    responses: Streaming<pb::WatchResponse>,
+    seen: Seen,
+}
+
+/// What a client of the stream can rely on: how events are cut into responses is left open.
+#[derive(Clone, Debug, Default, PartialEq)]
+struct Seen {
+    /// Responses that create, cancel or report, by watch.
+    control: BTreeMap<i64, Vec<String>>,
+    /// Events in the order they came, by watch.
+    events: BTreeMap<i64, Vec<String>>,
+    /// Breaches of what holds for every stream.
+    broken: Vec<String>,
+}
+
+/// Runs rounds of watches; gives the number of differences.
+pub async fn rounds(seed: u64, rounds: u64, etcd: &mut Side, other: &mut Side) -> usize {
+    let mut differences = 0;
+    let mut events = 0;
+    let mut generator = Generator::new(seed ^ 0x77, false);
+    for round in 0..rounds {
+        let scripts: Vec<Vec<pb::WatchRequest>> = {
+            write(&mut generator, etcd, other).await;
+            (0..STREAMS).map(|_| script(&mut generator)).collect()
+        };
+        let mut theirs = open(etcd, &scripts).await;
+        let mut ours = open(other, &scripts).await;
+        for both in [&mut theirs, &mut ours] {
+            futures::future::join_all(both.iter_mut().map(Stream::drain)).await;
+        }
+        write(&mut generator, etcd, other).await;
+        for both in [&mut theirs, &mut ours] {
+            futures::future::join_all(both.iter_mut().map(Stream::drain)).await;
+        }
+        let ending = ending(&mut generator);
+        for both in [&mut theirs, &mut ours] {
+            for stream in both.iter_mut() {
+                stream.send(&ending);
+            }
+            futures::future::join_all(both.iter_mut().map(Stream::drain)).await;
+        }
+        for ((a, b), script) in theirs.iter().zip(&ours).zip(&scripts) {
+            events += a.seen.events.values().map(Vec::len).sum::<usize>();
+            if a.seen != b.seen {
+                differences += 1;
+                print_difference(round, script, &ending, &a.seen, &b.seen);
+            }
+        }
+        if differences > 0 {
+            break;
+        }
+    }
+    println!("watch: {rounds} rounds, {events} events on each side, {differences} differences");
+    differences
+}
+
+/// A piece of history on both servers.
+async fn write(generator: &mut Generator, etcd: &mut Side, other: &mut Side) {
+    for number in 0..WRITES {
+        let call = if number == 7 && generator.chance(30) {
+            let revision = generator.revision - 20;
+            Call::Compact(pb::CompactionRequest { revision, physical: true })
+        } else {
+            generator.write()
+        };
+        let (theirs, ours) = futures::join!(etcd.send(&call), other.send(&call));
+        assert_eq!(theirs, ours, "the histories must agree before watches can: {call:?}");
+        generator.revision = generator.revision.max(theirs.revision);
+    }
+}
+
+fn request(union: RequestUnion) -> pb::WatchRequest {
+    pb::WatchRequest { request_union: Some(union) }
+}
+
+/// The watches of one stream.
+fn script(generator: &mut Generator) -> Vec<pb::WatchRequest> {
+    (0..WATCHES).map(|_| request(RequestUnion::CreateRequest(create(generator)))).collect()
+}
+
+fn create(generator: &mut Generator) -> pb::WatchCreateRequest {
+    let key = generator.key();
+    let range_end = generator.range_end(&key);
+    let start_revision = match generator.below(10) {
+        0..3 => 0,
+        3 => generator.revision + generator.below(8) as i64,
+        4 => generator.some_revision().max(0),
+        _ => (generator.revision - generator.below(100) as i64).max(1),
+    };
+    let filters = match generator.below(6) {
+        0 => vec![0],
+        1 => vec![1],
+        2 => vec![0, 1],
+        _ => vec![],
+    };
+    let watch_id = if generator.chance(20) { generator.below(8) as i64 } else { 0 };
+    pb::WatchCreateRequest {
+        key,
+        range_end,
+        start_revision,
+        filters,
+        prev_kv: generator.chance(50),
+        fragment: generator.chance(20),
+        watch_id,
+        ..Default::default()
+    }
+}
+
+/// Cancels of watches that exist or not, and a request for progress.
+fn ending(generator: &mut Generator) -> Vec<pb::WatchRequest> {
+    let cancel = |watch_id| pb::WatchCancelRequest { watch_id };
+    let mut requests = vec![request(RequestUnion::ProgressRequest(Default::default()))];
+    for _ in 0..generator.below(4) {
+        let id = generator.below(10) as i64;
+        requests.push(request(RequestUnion::CancelRequest(cancel(id))));
+    }
+    requests
+}
+
+/// Opens a stream for each script; etcd answers the call itself only with its first message, so
+/// the requests are on their way before.
+async fn open(side: &Side, scripts: &[Vec<pb::WatchRequest>]) -> Vec<Stream> {
+    let mut streams = Vec::new();
+    for script in scripts {
+        let (requests, receiver) = mpsc::unbounded();
+        for request in script {
+            requests.unbounded_send(request.clone()).expect("the receiver is at hand");
+        }
+        let mut client = WatchClient::new(side.channel.clone());
+        let responses = client.watch(receiver).await.expect("a stream").into_inner();
+        streams.push(Stream { requests, responses, seen: Seen::default() });
+    }
+    streams
+}
+
+impl Stream {
+    fn send(&self, requests: &[pb::WatchRequest]) {
+        for request in requests {
+            self.requests.unbounded_send(request.clone()).expect("an open stream");
+        }
+    }
+
+    /// Reads until the stream is quiet.
+    async fn drain(&mut self) {
+        while let Ok(message) = tokio::time::timeout(QUIET, self.responses.message()).await {
+            match message {
+                Ok(Some(response)) => self.seen.note(response),
+                Ok(None) => {
+                    self.seen.broken.push("the stream ended".to_string());
+                    return;
+                }
+                Err(status) => {
+                    self.seen.broken.push(format!("{:?} {}", status.code(), status.message()));
+                    return;
+                }
+            }
+        }
+    }
+}
+
+impl Seen {
+    fn note(&mut self, mut response: pb::WatchResponse) {
+        clear(&mut response);
+        let id = response.watch_id;
+        let events = std::mem::take(&mut response.events);
+        if events.is_empty() || response.created || response.canceled {
+            self.control.entry(id).or_default().push(format!("{response:?}"));
+        }
+        let header = response.header.as_ref().map_or(0, |header| header.revision);
+        let list = self.events.entry(id).or_default();
+        for event in events {
+            let revision = event.kv.as_ref().map_or(0, |kv| kv.mod_revision);
+            if revision > header {
+                self.broken.push(format!("watch {id}: an event at {revision}, header {header}"));
+            }
+            list.push(format!("{event:?}"));
+        }
+    }
+}
+
+fn print_difference(
+    round: u64,
+    script: &[pb::WatchRequest],
+    ending: &[pb::WatchRequest],
+    theirs: &Seen,
+    ours: &Seen,
+) {
+    println!("round {round}: a stream with {script:?}, then {ending:?}");
+    for id in theirs.control.keys().chain(ours.control.keys()) {
+        let (a, b) = (theirs.control.get(id), ours.control.get(id));
+        if a != b {
+            println!("  watch {id}, control\n    etcd: {a:?}\n    detcd: {b:?}");
+        }
+    }
+    let none = Vec::new();
+    for id in theirs.events.keys().chain(ours.events.keys()) {
+        let a = theirs.events.get(id).unwrap_or(&none);
+        let b = ours.events.get(id).unwrap_or(&none);
+        let differs = a.iter().zip(b).position(|(x, y)| x != y).unwrap_or(a.len().min(b.len()));
+        if a != b {
+            println!("  watch {id}, event {differs} of {} and {}", a.len(), b.len());
+            println!("    etcd: {:?}\n    detcd: {:?}", a.get(differs), b.get(differs));
+        }
+    }
+    println!("  broken\n    etcd: {:?}\n    detcd: {:?}", theirs.broken, ours.broken);
+}
