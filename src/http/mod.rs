@@ -14,6 +14,7 @@ use crate::api::Services;
 use crate::pb::raftpb::peer_server::PeerServer;
 use crate::server::handle::Handle;
 use crate::server::peer_service::PeerService;
+use crate::server::peers::MESSAGE_BYTES_MAX;
 use hyper::body::Incoming;
 use hyper::header::CONTENT_TYPE;
 use hyper::service::service_fn;
@@ -66,7 +67,10 @@ impl Site {
 
     /// A port of `--listen-peer-urls`.
     pub fn peers(handle: Handle, service: PeerService, options: Options) -> Arc<Site> {
-        Arc::new(Site { handle, role: Role::Peers(service.into_server()), options })
+        let service = PeerServer::new(service)
+            .max_decoding_message_size(MESSAGE_BYTES_MAX)
+            .max_encoding_message_size(MESSAGE_BYTES_MAX);
+        Arc::new(Site { handle, role: Role::Peers(service), options })
     }
 
     /// A port of `--listen-metrics-urls`.
