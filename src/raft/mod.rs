@@ -32,3 +32,6 @@ mod follower;
 mod leader;
 
 pub mod core;
+
+#[cfg(test)]
+mod golden;
