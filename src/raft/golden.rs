@@ -275,8 +275,8 @@ impl Group {
                 .map(|index| core.term_at(index).expect("in the log").to_string())
                 .collect();
             lines.push(format!(
-                "{id}: {:?} term {term} vote {vote} commit {commit} persisted {} log {first}..{last} \
-                 terms {}",
+                "{id}: {:?} term {term} vote {vote} commit {commit} persisted {} \
+                 log {first}..{last} terms {}",
                 core.role(),
                 core.persisted_index(),
                 terms.join(" ")

@@ -311,7 +311,8 @@ mod tests {
                 prop_assert_eq!(view.inflight_messages, twin.len());
                 prop_assert_eq!(view.inflight_bytes, twin.iter().map(|(_, b)| b).sum::<usize>());
                 if progress.state == ProgressState::Replicate {
-                    prop_assert_eq!(progress.is_paused(), twin.len() >= 3 || view.inflight_bytes >= 150);
+                    let full = twin.len() >= 3 || view.inflight_bytes >= 150;
+                    prop_assert_eq!(progress.is_paused(), full);
                 }
             }
         }
