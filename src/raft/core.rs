@@ -5,19 +5,16 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 
 use crate::raft::confchange::changed;
-use crate::raft::leader::is_wellformed;
 use crate::raft::message::{
     ConfChange, ConfState, Entry, HardState, Index, Message, NodeId, Payload, Term,
 };
 use crate::raft::progress::ProgressView;
 use crate::raft::ready::{Ready, RoleKind, Write};
 use crate::raft::state::{Role, State};
+use crate::raft::step::{Step, is_sane, is_wellformed, request_of};
 
 pub use crate::raft::leader::{ProposeRefused, TransferRefused};
 pub use crate::raft::state::{Config, Recovered};
-
-/// Terms and indexes beyond this are nonsense from a broken peer; below it, sums can't overflow.
-const NUMBER_MAX: u64 = 1 << 62;
 
 /// One member of a Raft group, as a function: verbs in, `Ready` out.
 ///
@@ -310,221 +307,7 @@ impl RaftCore {
     }
 }
 
-/// Whether the numbers of a message make sense by themselves.
-fn is_sane(message: &Message) -> bool {
-    let Message { term, payload, .. } = message;
-    *term <= NUMBER_MAX
-        && match payload {
-            Payload::Append { prev_index, prev_term, entries, .. } => {
-                let mut expected = *prev_index;
-                let mut last_term = *prev_term;
-                *prev_index <= NUMBER_MAX
-                    && entries.iter().all(|entry| {
-                        expected += 1;
-                        let rising = entry.term >= last_term && entry.term <= *term;
-                        last_term = entry.term;
-                        rising && entry.index == expected
-                    })
-            }
-            Payload::AppendResponse { index, reject } => {
-                *index <= NUMBER_MAX && reject.is_none_or(|hint| hint.index <= NUMBER_MAX)
-            }
-            Payload::Snapshot { index, term: snapshot_term, .. } => {
-                *index <= NUMBER_MAX && snapshot_term <= term
-            }
-            Payload::ProposeConfChange { change, .. } => is_wellformed(change),
-            Payload::PreVote { .. }
-            | Payload::PreVoteResponse { .. }
-            | Payload::Vote { .. }
-            | Payload::VoteResponse { .. }
-            | Payload::Heartbeat { .. }
-            | Payload::HeartbeatResponse { .. }
-            | Payload::Propose { .. }
-            | Payload::ReadIndex { .. }
-            | Payload::ReadIndexResponse { .. }
-            | Payload::Committed { .. }
-            | Payload::TransferLeader { .. }
-            | Payload::TimeoutNow => true,
-        }
-}
-
-/// A message is either a request, which is good in any term, or part of the protocol of a term.
-enum Step {
-    Request(NodeId, Payload),
-    InTerm(Message),
-}
-
-fn request_of(message: Message) -> Step {
-    match message.payload {
-        Payload::Propose { .. }
-        | Payload::ProposeConfChange { .. }
-        | Payload::ReadIndex { .. }
-        | Payload::ReadIndexResponse { .. }
-        | Payload::Committed { .. }
-        | Payload::TransferLeader { .. } => Step::Request(message.from, message.payload),
-        Payload::PreVote { .. }
-        | Payload::PreVoteResponse { .. }
-        | Payload::Vote { .. }
-        | Payload::VoteResponse { .. }
-        | Payload::Append { .. }
-        | Payload::AppendResponse { .. }
-        | Payload::Heartbeat { .. }
-        | Payload::HeartbeatResponse { .. }
-        | Payload::TimeoutNow
-        | Payload::Snapshot { .. } => Step::InTerm(message),
-    }
-}
-
 impl State {
-    fn propose_or_forward(&mut self, proposal: Payload) -> Result<(), ProposeRefused> {
-        let leader = self.leader();
-        if leader == 0 {
-            return Err(ProposeRefused::NoLeader);
-        }
-        if leader != self.id() {
-            self.send(leader, proposal);
-            return Ok(());
-        }
-        match proposal {
-            Payload::Propose { entries } => self.propose_here(entries),
-            Payload::ProposeConfChange { data, .. } => self.propose_conf_change_here(data),
-            other => panic!("not a proposal: {other:?}"),
-        }
-    }
-
-    /// Serves what another member asked of this one as a leader, or answered to it.
-    fn serve_request(&mut self, from: NodeId, request: Payload) {
-        let leads = matches!(self.role, Role::Leader(_));
-        match request {
-            // Handing a proposal on a second time could go in circles; whoever asked sees a
-            // deadline pass, as for any other lost proposal.
-            Payload::Propose { .. } | Payload::ProposeConfChange { .. } if leads => {
-                let dropped = self.propose_or_forward(request);
-                debug_assert!(dropped != Err(ProposeRefused::NoLeader), "a leader knows itself");
-            }
-            Payload::ReadIndex { ctx } if leads => self.queue_read(from, ctx),
-            Payload::ReadIndex { ctx } => {
-                self.send(from, Payload::ReadIndexResponse { ctx, index: 0 });
-            }
-            Payload::ReadIndexResponse { ctx, index } => {
-                self.handle_read_index_response(ctx, index);
-            }
-            Payload::Committed { index, term } => self.handle_committed(index, term),
-            Payload::TransferLeader { target } if leads => {
-                // A target that doesn't vote is refused; there is nobody to tell.
-                self.transfer_here(target).ok();
-            }
-            _ => {}
-        }
-    }
-
-    fn step_in_term(&mut self, message: Message) {
-        if message.term > self.term && !self.meet_higher_term(&message) {
-            return;
-        }
-        // A granted pre-vote and its request carry a term that nobody has entered yet.
-        if message.term < self.term {
-            self.answer_stale(&message);
-            return;
-        }
-        let Message { from, term, payload, .. } = message;
-        match payload {
-            Payload::PreVote { last_index, last_term } => {
-                self.handle_pre_vote(from, term, (last_index, last_term));
-            }
-            Payload::PreVoteResponse { granted } => {
-                self.handle_pre_vote_response(from, term, granted);
-            }
-            Payload::Vote { last_index, last_term, .. } => {
-                self.handle_vote(from, (last_index, last_term));
-            }
-            Payload::VoteResponse { granted } => self.handle_vote_response(from, granted),
-            Payload::Append { prev_index, prev_term, commit, entries } => {
-                self.handle_append(from, (prev_index, prev_term), commit, entries);
-            }
-            Payload::AppendResponse { index, reject } => {
-                self.handle_append_response(from, index, reject);
-            }
-            Payload::Heartbeat { commit, read_seq } => {
-                self.handle_heartbeat(from, commit, read_seq);
-            }
-            Payload::HeartbeatResponse { read_seq } => {
-                self.handle_heartbeat_response(from, read_seq);
-            }
-            Payload::TimeoutNow => self.handle_timeout_now(from),
-            Payload::Snapshot { index, term, .. } => self.handle_snapshot(from, index, term),
-            Payload::Propose { .. }
-            | Payload::ProposeConfChange { .. }
-            | Payload::ReadIndex { .. }
-            | Payload::ReadIndexResponse { .. }
-            | Payload::Committed { .. }
-            | Payload::TransferLeader { .. } => {}
-        }
-    }
-
-    /// Enters a higher term if the message calls for it. False if the message is to be ignored.
-    fn meet_higher_term(&mut self, message: &Message) -> bool {
-        match message.payload {
-            Payload::PreVote { .. } => !self.is_loyal_against(message.from),
-            // It carries the term this member asked for; nobody is there yet.
-            Payload::PreVoteResponse { granted: true } => true,
-            Payload::Vote { transfer, .. } => {
-                if !transfer && self.is_loyal_against(message.from) {
-                    return false;
-                }
-                self.become_follower(message.term, 0);
-                true
-            }
-            Payload::Append { .. } | Payload::Heartbeat { .. } | Payload::Snapshot { .. } => {
-                self.become_follower(message.term, message.from);
-                true
-            }
-            Payload::PreVoteResponse { granted: false }
-            | Payload::VoteResponse { .. }
-            | Payload::AppendResponse { .. }
-            | Payload::HeartbeatResponse { .. }
-            | Payload::TimeoutNow
-            | Payload::Propose { .. }
-            | Payload::ProposeConfChange { .. }
-            | Payload::ReadIndex { .. }
-            | Payload::ReadIndexResponse { .. }
-            | Payload::Committed { .. }
-            | Payload::TransferLeader { .. } => {
-                self.become_follower(message.term, 0);
-                true
-            }
-        }
-    }
-
-    /// Tells a sender of a lower term what the term is. Without it, a member whose term is ahead
-    /// but whose log is behind would stay alone: it ignores the leader, and nobody elects it.
-    fn answer_stale(&mut self, message: &Message) {
-        match message.payload {
-            Payload::Append { .. } | Payload::Heartbeat { .. } | Payload::Snapshot { .. } => {
-                // The term is the message; a rejection of 0 moves nothing.
-                let reject = Some(crate::raft::message::RejectHint { index: 0, term: 0 });
-                self.send(message.from, Payload::AppendResponse { index: 0, reject });
-            }
-            Payload::PreVote { .. } => {
-                self.send(message.from, Payload::PreVoteResponse { granted: false });
-            }
-            Payload::Vote { .. } => {
-                self.send(message.from, Payload::VoteResponse { granted: false });
-            }
-            Payload::PreVoteResponse { .. }
-            | Payload::VoteResponse { .. }
-            | Payload::AppendResponse { .. }
-            | Payload::HeartbeatResponse { .. }
-            | Payload::TimeoutNow
-            | Payload::Propose { .. }
-            | Payload::ProposeConfChange { .. }
-            | Payload::ReadIndex { .. }
-            | Payload::ReadIndexResponse { .. }
-            | Payload::Committed { .. }
-            | Payload::TransferLeader { .. } => {}
-        }
-    }
-
     fn vote_changed(&self) -> bool {
         (self.term, self.vote) != (self.written.term, self.written.vote)
     }
@@ -554,5 +337,109 @@ impl State {
         }
         let messages = std::mem::take(&mut self.outbox_after_write);
         Some(Write { seq, restart, hard_state, entries, messages })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::raft::message::{EntryKind, RejectHint};
+
+    fn small() -> impl Strategy<Value = u64> {
+        prop_oneof![8 => 0u64..6, 1 => Just(u64::MAX), 1 => any::<u64>()]
+    }
+
+    fn any_entries() -> impl Strategy<Value = Vec<Entry>> {
+        let entry = (small(), small(), any::<bool>()).prop_map(|(term, index, change)| Entry {
+            term,
+            index,
+            kind: if change { EntryKind::ConfChange } else { EntryKind::Normal },
+            data: Bytes::from_static(b"x"),
+        });
+        prop_oneof![
+            prop::collection::vec(entry, 0..3),
+            (1u64..6, 1u64..4, 0u64..4).prop_map(|(first, term, count)| {
+                (first..first + count)
+                    .map(|index| Entry {
+                        term,
+                        index,
+                        kind: EntryKind::ConfChange,
+                        data: Bytes::new(),
+                    })
+                    .collect()
+            }),
+        ]
+    }
+
+    fn any_payload() -> impl Strategy<Value = Payload> {
+        (0..14, small(), small(), small(), any::<bool>(), any_entries()).prop_map(
+            |(kind, a, b, c, flag, entries)| match kind {
+                0 => Payload::PreVote { last_index: a, last_term: b },
+                1 => Payload::PreVoteResponse { granted: flag },
+                2 => Payload::Vote { last_index: a, last_term: b, transfer: flag },
+                3 | 4 => Payload::VoteResponse { granted: flag },
+                5 | 6 => {
+                    let prev_index = entries.first().map_or(a, |e| e.index.saturating_sub(1));
+                    Payload::Append { prev_index, prev_term: b, commit: c, entries }
+                }
+                7 => {
+                    let reject = flag.then_some(RejectHint { index: b, term: c });
+                    Payload::AppendResponse { index: a, reject }
+                }
+                8 => Payload::Heartbeat { commit: a, read_seq: b },
+                9 => Payload::HeartbeatResponse { read_seq: a },
+                10 => Payload::Committed { index: a, term: b },
+                11 => Payload::TimeoutNow,
+                12 => Payload::Snapshot { index: a, term: b, conf_state: ConfState::default() },
+                _ => Payload::ReadIndexResponse { ctx: a, index: b },
+            },
+        )
+    }
+
+    proptest! {
+        /// Whatever a peer sends, the core neither panics nor breaks its word on the disk.
+        #[test]
+        fn no_message_causes_a_panic(
+            inputs in prop::collection::vec((1u64..4, small(), any_payload(), 0..6), 1..80),
+        ) {
+            let config = Config {
+                id: 1,
+                election_ticks: 5,
+                heartbeat_ticks: 1,
+                max_append_bytes: 30,
+                max_inflight_messages: 2,
+                max_inflight_bytes: 100,
+                pre_vote: false,
+                check_quorum: false,
+                seed: 1,
+                max_uncommitted_bytes: 100,
+                max_ready_bytes: 50,
+            };
+            let conf_state = ConfState { voters: [1, 2, 3].into(), learners: [].into() };
+            let mut core = RaftCore::new(config, Recovered { conf_state, ..Recovered::default() });
+            for (from, term, payload, also) in inputs {
+                match also {
+                    0 => core.tick(),
+                    1 => core.campaign(),
+                    2 => drop(core.propose(vec![Bytes::from_static(b"p")])),
+                    _ => {}
+                }
+                let term = if also > 2 { core.term() } else { term };
+                core.step(Message { from, to: 1, term, payload });
+                while core.has_ready() {
+                    let ready = core.ready();
+                    if let Some(write) = ready.write {
+                        core.persisted(write.seq);
+                    }
+                    if let Some(last) = ready.committed.last() {
+                        core.applied(last.index);
+                    }
+                }
+                prop_assert!(core.commit_index() <= core.last_index());
+                prop_assert_eq!(core.persisted_index(), core.last_index());
+            }
+        }
     }
 }

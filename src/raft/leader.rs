@@ -6,7 +6,7 @@ use bytes::Bytes;
 
 use crate::raft::log::Log;
 use crate::raft::message::{
-    ConfChange, ConfState, Entry, EntryKind, Index, Message, NodeId, Payload, RejectHint, Term,
+    ConfState, Entry, EntryKind, Index, Message, NodeId, Payload, RejectHint, Term,
 };
 use crate::raft::progress::{Progress, ProgressState};
 use crate::raft::quorum::{agreed, majority};
@@ -472,15 +472,5 @@ impl Feed {
         let term = log.term(index).expect("the applied index is never behind the compaction");
         progress.become_snapshot(index);
         Some(Payload::Snapshot { index, term, conf_state: conf.clone() })
-    }
-}
-
-/// Whether a proposed change is worth an entry at all.
-pub(super) fn is_wellformed(change: &ConfChange) -> bool {
-    match *change {
-        ConfChange::AddVoter(node)
-        | ConfChange::AddLearner(node)
-        | ConfChange::Promote(node)
-        | ConfChange::Remove(node) => node != 0,
     }
 }

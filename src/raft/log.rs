@@ -400,3 +400,136 @@ impl Log {
         self.conf_changes.retain(|change| *change > index && *change <= last);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn entry(index: Index, term: Term) -> Entry {
+        Entry { term, index, kind: EntryKind::Normal, data: Bytes::new() }
+    }
+
+    /// The dumb twin: a plain list of terms, a disk that takes whole writes, and nothing clever.
+    #[derive(Default)]
+    struct Twin {
+        terms: Vec<Term>,
+        disk: Vec<Term>,
+        /// Writes under way: where each begins, and its terms.
+        writes: VecDeque<(usize, Vec<Term>)>,
+        unwritten: usize,
+    }
+
+    impl Twin {
+        fn append(&mut self, prev: usize, terms: &[Term]) {
+            for (offset, term) in terms.iter().enumerate() {
+                let position = prev + offset;
+                if self.terms.get(position) != Some(term) {
+                    self.terms.truncate(position);
+                    self.unwritten = self.unwritten.min(position);
+                    self.terms.push(*term);
+                }
+            }
+        }
+
+        fn write(&mut self) {
+            self.writes.push_back((self.unwritten, self.terms[self.unwritten..].to_vec()));
+            self.unwritten = self.terms.len();
+        }
+
+        fn sync(&mut self) {
+            if let Some((from, terms)) = self.writes.pop_front()
+                && !terms.is_empty()
+            {
+                self.disk.truncate(from);
+                self.disk.extend(terms);
+            }
+        }
+
+        /// Entries that are the same on disk and in memory, from the start.
+        fn agreed(&self) -> u64 {
+            self.terms.iter().zip(&self.disk).take_while(|(a, b)| a == b).count() as u64
+        }
+    }
+
+    #[derive(Clone, Debug)]
+    enum Op {
+        Append { prev: usize, count: usize, term_step: u64 },
+        Write,
+        Sync,
+    }
+
+    fn any_op() -> impl Strategy<Value = Op> {
+        prop_oneof![
+            3 => (0usize..8, 1usize..4, 0u64..2)
+                .prop_map(|(prev, count, term_step)| Op::Append { prev, count, term_step }),
+            2 => Just(Op::Write),
+            2 => Just(Op::Sync),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn persisted_never_claims_what_the_disk_does_not_hold(
+            ops in prop::collection::vec(any_op(), 1..60),
+        ) {
+            let mut log = Log::new(0, 0, Vec::new(), 0, 0);
+            let mut twin = Twin::default();
+            let (mut term, mut written, mut synced) = (1, 0, 0);
+            for op in ops {
+                match op {
+                    Op::Append { prev, count, term_step } => {
+                        term += term_step;
+                        let prev = prev.min(twin.terms.len());
+                        let prev_term = if prev == 0 { 0 } else { twin.terms[prev - 1] };
+                        let terms = vec![term; count];
+                        let first = prev as u64 + 1;
+                        let entries = (first..).take(count).map(|i| entry(i, term)).collect();
+                        let appended = log.try_append(prev as u64, prev_term, entries);
+                        prop_assert_eq!(appended, Appended::Matched((prev + count) as u64));
+                        twin.append(prev, &terms);
+                    }
+                    Op::Write => {
+                        written += 1;
+                        let (_, entries) = log.start_write(written);
+                        twin.write();
+                        let (_, terms) = twin.writes.back().expect("just written");
+                        prop_assert_eq!(&entries.iter().map(|e| e.term).collect::<Vec<_>>(), terms);
+                    }
+                    Op::Sync if synced < written => {
+                        synced += 1;
+                        log.finish_writes(synced);
+                        twin.sync();
+                    }
+                    Op::Sync => {}
+                }
+                prop_assert_eq!(log.last_index(), twin.terms.len() as u64);
+                prop_assert!(log.persisted() <= twin.agreed());
+                if synced == written && log.unwritten == log.last_index() + 1 {
+                    prop_assert_eq!(log.persisted(), log.last_index());
+                }
+            }
+        }
+
+        #[test]
+        fn last_not_above_is_what_a_walk_finds(
+            mut terms in prop::collection::vec(1u64..6, 0..12),
+            snapshot in 0u64..3,
+            index in 0u64..16,
+            term in 0u64..7,
+        ) {
+            terms.sort_unstable();
+            let first = snapshot + 1;
+            let entries: Vec<Entry> =
+                (first..).zip(&terms).map(|(index, term)| entry(index, *term)).collect();
+            let log = Log::new(snapshot, 0, entries, 0, snapshot);
+            let mut walk = index.min(log.last_index());
+            while walk > snapshot && log.term(walk).is_some_and(|known| known > term) {
+                walk -= 1;
+            }
+            prop_assert_eq!(log.last_not_above(index, term), (walk, log.term(walk)));
+        }
+    }
+}

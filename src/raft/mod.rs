@@ -11,7 +11,8 @@
 //! 6. `read_index`: linearizable reads without a log entry.
 //! 7. `ready`: what the driver must do, and the order in which it must do it.
 //! 8. `state`, then `follower`, `candidate`, `leader`: the rules of the paper, role by role.
-//! 9. `core`: `RaftCore`, the verbs the driver calls.
+//! 9. `step`: what becomes of a message, by its term and its content.
+//! 10. `core`: `RaftCore`, the verbs the driver calls.
 //!
 //! `docs/raft.md` tells the same as a story, and says what differs from etcd/raft.
 
@@ -30,5 +31,9 @@ pub mod state;
 mod candidate;
 mod follower;
 mod leader;
+mod step;
 
 pub mod core;
+
+#[cfg(test)]
+mod golden;

@@ -238,3 +238,83 @@ impl Progress {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[derive(Clone, Debug)]
+    enum Op {
+        Send { count: usize, bytes: usize },
+        Accept(u64),
+        Refuse { rejected: u64, hint: u64 },
+        Heartbeat,
+        Unreachable,
+        Snapshot(u64),
+        SnapshotEnded(bool),
+    }
+
+    fn any_op() -> impl Strategy<Value = Op> {
+        prop_oneof![
+            4 => (0usize..4, 0usize..100).prop_map(|(count, bytes)| Op::Send { count, bytes }),
+            4 => (0u64..30).prop_map(Op::Accept),
+            1 => (0u64..30, 0u64..30).prop_map(|(rejected, hint)| Op::Refuse { rejected, hint }),
+            1 => Just(Op::Heartbeat),
+            1 => Just(Op::Unreachable),
+            1 => (0u64..30).prop_map(Op::Snapshot),
+            1 => any::<bool>().prop_map(Op::SnapshotEnded),
+        ]
+    }
+
+    proptest! {
+        /// The dumb twin keeps every message that was sent and recounts what is in flight.
+        #[test]
+        fn what_is_in_flight_is_what_was_sent_and_not_answered(
+            ops in prop::collection::vec(any_op(), 1..60),
+        ) {
+            let mut progress = Progress::new(1, 3, 150);
+            let mut twin: Vec<(u64, usize)> = Vec::new();
+            for op in ops {
+                let before = progress.matched;
+                match op {
+                    Op::Send { count, bytes } if !progress.is_paused() => {
+                        progress.sent(count, bytes, 0);
+                        if progress.state == ProgressState::Replicate && count > 0 {
+                            twin.push((progress.next - 1, bytes));
+                        }
+                    }
+                    Op::Send { .. } => {}
+                    Op::Accept(index) => {
+                        let index = index.min(progress.next - 1);
+                        progress.accepted(index);
+                        twin.retain(|(last, _)| *last > index);
+                        if matches!(progress.state, ProgressState::Probe { .. }) {
+                            progress.become_replicate();
+                        }
+                    }
+                    Op::Refuse { rejected, hint } => {
+                        progress.refused(rejected, hint);
+                    }
+                    Op::Heartbeat => progress.answered_heartbeat(30),
+                    Op::Unreachable => progress.become_probe(),
+                    Op::Snapshot(pending) => progress.become_snapshot(pending),
+                    Op::SnapshotEnded(ok) => progress.snapshot_ended(ok),
+                }
+                if progress.state != ProgressState::Replicate {
+                    twin.clear();
+                }
+                let view = progress.view(false);
+                prop_assert!(progress.matched < progress.next);
+                prop_assert!(progress.matched >= before);
+                prop_assert_eq!(view.inflight_messages, twin.len());
+                prop_assert_eq!(view.inflight_bytes, twin.iter().map(|(_, b)| b).sum::<usize>());
+                if progress.state == ProgressState::Replicate {
+                    let full = twin.len() >= 3 || view.inflight_bytes >= 150;
+                    prop_assert_eq!(progress.is_paused(), full);
+                }
+            }
+        }
+    }
+}

@@ -189,7 +189,16 @@ impl Checker {
     }
 
     /// An entry is handed out for applying.
-    pub fn applies(&mut self, id: NodeId, after: Index, entry: &Entry) -> Result<(), String> {
+    pub fn applies(
+        &mut self,
+        id: NodeId,
+        after: Index,
+        entry: &Entry,
+        image: &Image,
+    ) -> Result<(), String> {
+        if !image.holds(entry.index, entry.term) {
+            return Err(format!("CommittedIsDurable: {id} applies {}, not on disk", entry.index));
+        }
         if entry.index != after + 1 {
             return Err(format!("StateMachineSafety: {id} applies {} after {after}", entry.index));
         }

@@ -221,7 +221,8 @@ impl Ring {
                 member.disk.put(write);
             }
             for entry in ready.committed {
-                self.checker.applies(id, member.handed_out, &entry)?;
+                let image = &member.disk.image;
+                self.checker.applies(id, member.handed_out, &entry, image)?;
                 member.handed_out = entry.index;
                 member.applying.push_back(entry);
             }
