@@ -175,23 +175,32 @@ fn remove_unfinished(disk: &dyn Disk, dir: &Path) -> Result<(), StorageError> {
     Ok(())
 }
 
+/// What a cleaning up did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CleanedUp {
+    pub removed: usize,
+    /// The log may be released up to here: every kept manifest is still continued by it. Nothing
+    /// while there is no manifest to fall back on, because then the whole log is the fallback.
+    pub releasable: u64,
+}
+
 /// Removes manifests beyond the newest [`KEPT`], and runs that none of those names. Call it after
 /// a manifest was stored. `in_use` are runs that an install or an unfinished checkpoint needs.
 pub async fn clean_up(
     disk: &dyn Disk,
     dir: &Path,
     in_use: &BTreeSet<u64>,
-) -> Result<usize, StorageError> {
+) -> Result<CleanedUp, StorageError> {
     let mut wanted = in_use.clone();
     let mut gone = Vec::new();
-    let mut kept = 0;
+    let mut reached = Vec::new();
     for sequence in Manifest::sequences(disk, dir)? {
-        // A broken manifest does not count as a spare one.
         match Manifest::load(disk, dir, sequence) {
-            Ok(manifest) if kept < KEPT => {
+            Ok(manifest) if reached.len() < KEPT => {
                 wanted.extend(manifest.runs.iter().map(|run| run.id));
-                kept += 1;
+                reached.push(manifest.applied_index);
             }
+            // A broken manifest does not count as one to fall back on.
             Ok(_) | Err(StorageError::Damaged { .. }) => gone.push(manifest::file_name(sequence)),
             Err(error) => return Err(error),
         }
@@ -202,7 +211,8 @@ pub async fn clean_up(
     remove_all(disk, dir, &gone).await?;
     let runs: Vec<String> = names.iter().filter(unwanted).cloned().collect();
     remove_all(disk, dir, &runs).await?;
-    Ok(gone.len() + runs.len())
+    let oldest = reached.iter().min().copied().filter(|_| reached.len() == KEPT);
+    Ok(CleanedUp { removed: gone.len() + runs.len(), releasable: oldest.unwrap_or(0) })
 }
 
 async fn remove_all(disk: &dyn Disk, dir: &Path, names: &[String]) -> Result<(), StorageError> {

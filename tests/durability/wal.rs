@@ -1,6 +1,6 @@
-//! Crashes at every single disk operation of a workload, torn sectors and flipped bits: what was
-//! acknowledged is there afterwards, and what can't be trusted is refused.
+//! The log: crashes at every operation, tears, rot, full disks.
 
+use crate::{shared, sim_disk};
 use bytes::Bytes;
 use detcd::env::disk::Disk;
 use detcd::raft::message::{Entry, EntryKind, HardState};
@@ -8,9 +8,7 @@ use detcd::storage::error::StorageError;
 use detcd::storage::wal::{Wal, WalBatch, WalMetadata, WalOptions, WalState};
 use futures::executor::block_on;
 use sim::disk::SimDisk;
-use sim::disk::faults::DiskFaults;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 const METADATA: WalMetadata = WalMetadata { cluster_id: 0xc1, member_id: 0xa1 };
 const OPTIONS: WalOptions = WalOptions { segment_bytes: 2048 };
@@ -19,14 +17,6 @@ const FATES: u64 = 48;
 
 fn wal_dir() -> PathBuf {
     PathBuf::from("/data/member/wal")
-}
-
-fn sim_disk(seed: u64) -> SimDisk {
-    SimDisk::new(seed, "disk", DiskFaults::none())
-}
-
-fn shared(disk: &SimDisk) -> Arc<dyn Disk> {
-    Arc::new(disk.clone())
 }
 
 /// An entry whose data tells its term and index and is `size` bytes long.
