@@ -2,6 +2,7 @@
 //! acknowledged is there afterwards, and what can't be trusted is refused.
 
 mod checkpoint;
+mod real;
 mod wal;
 
 use detcd::env::disk::Disk;
