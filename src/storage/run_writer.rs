@@ -1,4 +1,4 @@
-//! Making runs: from records in order, from other runs, or from what another member sends.
+//! Making runs: from records in order, or from other runs.
 
 use crate::env::disk::{Disk, File};
 use crate::env::yield_now;
@@ -15,9 +15,9 @@ use std::sync::Arc;
 /// reads of single values dearer, and a shorter one makes the index longer.
 const BLOCK_BYTES: usize = 16 << 10;
 /// How much is encoded between two moments where other tasks may run.
-const CHUNK_BYTES: usize = 256 << 10;
+pub const CHUNK_BYTES: usize = 256 << 10;
 /// How much is written between two syncs, so that the log's syncs never wait behind more.
-const SYNC_BYTES: u64 = 4 << 20;
+pub const SYNC_BYTES: u64 = 4 << 20;
 
 /// A run that is being written, under a temporary name.
 pub struct RunWriter {
@@ -170,7 +170,8 @@ impl RunWriter {
     }
 }
 
-fn create_afresh(disk: &dyn Disk, path: &Path) -> Result<Arc<dyn File>, StorageError> {
+/// Makes an empty file, in the place of what an earlier attempt left.
+pub fn create_afresh(disk: &dyn Disk, path: &Path) -> Result<Arc<dyn File>, StorageError> {
     let failed = |error| StorageError::io(path, "making", error);
     if disk.exists(path).map_err(failed)? {
         disk.remove(path).map_err(failed)?;
@@ -179,7 +180,7 @@ fn create_afresh(disk: &dyn Disk, path: &Path) -> Result<Arc<dyn File>, StorageE
 }
 
 /// Makes a finished file durable and gives it the name of the run.
-async fn publish(
+pub async fn publish(
     disk: &dyn Disk,
     dir: &Path,
     path: &Path,
@@ -259,93 +260,11 @@ fn next_of(scans: &mut [Peekable<Scan<'_>>]) -> Result<Option<Stored>, StorageEr
     }
 }
 
-/// A run that another member sends in pieces.
-///
-/// The file has a temporary name until all of it has verified, so a transfer that breaks off
-/// leaves nothing that is taken for a run.
-pub struct RunReceiver {
-    disk: Arc<dyn Disk>,
-    dir: PathBuf,
-    path: PathBuf,
-    file: Arc<dyn File>,
-    expected: RunMeta,
-    received: u64,
-    synced: u64,
-}
-
-impl RunReceiver {
-    /// Begins to receive a run that is to become `expected`, under the sender's id.
-    pub fn new(
-        disk: Arc<dyn Disk>,
-        dir: &Path,
-        expected: RunMeta,
-    ) -> Result<RunReceiver, StorageError> {
-        let path = dir.join(format!("{}{TEMPORARY}", run::file_name(expected.id)));
-        let file = create_afresh(&*disk, &path)?;
-        let dir = dir.to_path_buf();
-        Ok(RunReceiver { disk, dir, path, file, expected, received: 0, synced: 0 })
-    }
-
-    /// How much there is: where the sender goes on after a break.
-    pub fn received(&self) -> u64 {
-        self.received
-    }
-
-    /// Adds the piece that begins at `received()`.
-    pub async fn push(&mut self, piece: &[u8]) -> Result<(), StorageError> {
-        let failed = |error| StorageError::io(&self.path, "writing", error);
-        self.file.write_at(self.received, piece).map_err(failed)?;
-        self.received += piece.len() as u64;
-        if self.received - self.synced >= SYNC_BYTES {
-            self.file.sync().await.map_err(failed)?;
-            self.synced = self.received;
-        }
-        Ok(())
-    }
-
-    /// Verifies every block and gives the file its name. What does not verify is removed.
-    pub async fn finish(self) -> Result<Run, StorageError> {
-        match self.verify().await {
-            Ok(()) => {}
-            Err(error) => {
-                // Best effort: a leftover with a temporary name is removed at the next start.
-                self.disk.remove(&self.path).ok();
-                return Err(error);
-            }
-        }
-        publish(&*self.disk, &self.dir, &self.path, &*self.file, self.expected.id).await?;
-        Run::open(&*self.disk, &self.dir, self.expected.id)
-    }
-
-    async fn verify(&self) -> Result<(), StorageError> {
-        let run = Run::read(self.path.clone(), self.file.clone(), self.expected.id)?;
-        let found = RunMeta { live_bytes: self.expected.live_bytes, ..*run.meta() };
-        if found != self.expected {
-            let what = format!("received {found:?} instead of {:?}", self.expected);
-            return Err(StorageError::damaged(&self.path, 0, what));
-        }
-        verify_run(&run).await
-    }
-}
-
-/// Reads all of a run, for scrubbing it or before trusting it.
-pub async fn verify_run(run: &Run) -> Result<(), StorageError> {
-    let mut read = 0;
-    for stored in run.scan() {
-        let record = stored?.record;
-        read += record.key.len() + record.value.len();
-        if read >= CHUNK_BYTES {
-            read = 0;
-            yield_now().await;
-        }
-    }
-    Ok(())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::env::mem_disk::MemDisk;
+    use crate::storage::run_receiver::verify_run;
     use bytes::Bytes;
     use futures::executor::block_on;
     use proptest::prelude::*;
@@ -447,30 +366,6 @@ mod tests {
             let read = Run::open(&*disk, dir(), 1).and_then(|run| block_on(verify_run(&run)));
             assert!(read.is_err(), "byte {at} of {} changed", bytes.len());
         }
-    }
-
-    #[test]
-    fn a_run_travels_in_pieces() {
-        let (_, sender) = disk();
-        let written = records(1..900, 100);
-        let run = write_run(&sender, dir(), 6, written.iter().cloned(), |_, _| {});
-        let meta = block_on(run).expect("in memory").expect("there are records");
-        let run = Run::open(&*sender, dir(), 6).expect("it was written");
-        let (_, disk) = disk();
-        let send = |spoil: bool| {
-            let mut receiver = RunReceiver::new(disk.clone(), dir(), meta)?;
-            while receiver.received() < meta.bytes {
-                let mut piece = run.raw(receiver.received(), 10_000)?.to_vec();
-                if spoil && receiver.received() == 30_000 {
-                    piece[5] ^= 1;
-                }
-                block_on(receiver.push(&piece))?;
-            }
-            block_on(receiver.finish())
-        };
-        assert!(send(true).is_err(), "a spoilt piece was taken");
-        assert_eq!(disk.list(dir()).expect("in memory"), Vec::<String>::new());
-        assert_eq!(all(&send(false).expect("it is whole")), written);
     }
 
     #[test]
