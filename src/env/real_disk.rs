@@ -21,6 +21,9 @@ pub struct RealDisk;
 const FILE_MODE: u32 = 0o600;
 const DIR_MODE: u32 = 0o700;
 
+/// The simulated runtime marks this call as deprecated, since it blocks the simulation; there no
+/// server has a real disk.
+#[allow(deprecated)]
 async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> io::Result<T> + Send + 'static,
 ) -> io::Result<T> {

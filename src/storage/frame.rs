@@ -363,6 +363,16 @@ pub fn is_zero(bytes: &[u8]) -> bool {
     blocks.iter().all(|block| *block == [0; 64]) && rest.iter().all(|byte| *byte == 0)
 }
 
+/// How far bytes reach that are not zeros; `None` if all are zeros.
+pub fn garbage_bytes(bytes: &[u8]) -> Option<usize> {
+    // In blocks, because most of a tail is zeros.
+    let block = 4096;
+    let number = bytes.chunks(block).rposition(|block| !is_zero(block))?;
+    let start = number * block;
+    let block = &bytes[start..(start + block).min(bytes.len())];
+    block.iter().rposition(|byte| *byte != 0).map(|at| start + at + 1)
+}
+
 /// Where a batch begins that was written later than `sequence`, at or after `from`.
 ///
 /// There is one only if all batches before it were synced.
@@ -378,4 +388,68 @@ pub fn later_batch(segment: &[u8], place: Place, from: usize, sequence: u64) -> 
         at += 8;
     }
     None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn garbage_ends_behind_its_last_byte() {
+        for size in [0, 1, 100, 4096, 4097, 20_000] {
+            let mut bytes = vec![0; size];
+            assert_eq!(garbage_bytes(&bytes), None);
+            for at in [0, 99, 4095, 4096, 8191, 8192, 19_999] {
+                if at < size {
+                    bytes[at] = 1;
+                    assert_eq!(garbage_bytes(&bytes), Some(at + 1), "size {size}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_batch_is_read_only_at_its_place() {
+        let place = Place { cluster_id: 1, member_id: 2, segment: 3, offset: 64 };
+        let expected = Expected { sequence: 9, chain: 77 };
+        let entry = |index| Entry {
+            term: 5,
+            index,
+            kind: EntryKind::ConfChange,
+            data: Bytes::from(vec![7; index as usize]),
+        };
+        let state = HardState { term: 5, vote: 1, commit: 12 };
+        let mut buffer = BytesMut::new();
+        let mut writer = BatchWriter::new(&mut buffer, expected.chain);
+        writer.entry(&entry(13));
+        writer.entry(&entry(14));
+        writer.reset(20, 5);
+        writer.hard_state(&state);
+        let after = writer.finish(place, expected.sequence);
+        let sizes = entry_bytes(13) + entry_bytes(14) + reset_bytes() + hard_state_bytes();
+        assert_eq!(buffer.len(), batch_bytes(sizes));
+        let mut segment = vec![0; 64];
+        segment.extend_from_slice(&buffer);
+        segment.resize(1024, 0);
+        let Found::Batch { records, end, chain } = read_batch(&segment, place, expected) else {
+            panic!("a whole batch is found");
+        };
+        assert_eq!((end, chain), (64 + buffer.len(), after));
+        let reset = Record::Reset { index: 20, term: 5 };
+        let entries = [Record::Entry(entry(13)), Record::Entry(entry(14))];
+        assert_eq!(records[..2], entries);
+        assert_eq!(records[2..], [reset, Record::HardState(state)]);
+        let elsewhere = [
+            (Place { segment: 4, ..place }, expected),
+            (Place { member_id: 3, ..place }, expected),
+            (place, Expected { sequence: 8, ..expected }),
+            (place, Expected { chain: 78, ..expected }),
+        ];
+        for (place, expected) in elsewhere {
+            let found = read_batch(&segment, place, expected);
+            assert!(matches!(found, Found::Damage(Damage { can_be_torn: false, .. })), "{found:?}");
+        }
+        assert_eq!(later_batch(&segment, place, 0, 8), Some(64));
+        assert_eq!(later_batch(&segment, place, 0, 9), None);
+    }
 }

@@ -5,13 +5,24 @@
 //! batch stands on the disk and how a torn one is told from a rotten one; [`segment`] is one file
 //! of the log; [`replay`] reads a log back. [`data_dir`] knows where all of it lies.
 //!
+//! A [`run`] holds records in the order of their revisions and never changes; [`run_writer`] makes
+//! them and [`run_receiver`] takes them from another member. A [`manifest`] says which runs, together with what else, are the state at which index;
+//! [`checkpoint`] puts these together and finds at the start what to begin from.
+//!
 //! Every file begins with a magic and a version; a later version is refused. Every byte is under
 //! a checksum. `docs/storage-format.md` draws the formats.
 
+pub mod checkpoint;
 pub mod data_dir;
 pub mod directory;
 pub mod error;
 pub mod frame;
+pub mod manifest;
+pub mod record;
 pub mod replay;
+pub mod run;
+pub mod run_receiver;
+pub mod run_writer;
 pub mod segment;
+pub mod varint;
 pub mod wal;

@@ -182,7 +182,7 @@ impl Reader {
     ) -> Result<Tail, StorageError> {
         let offset = place.offset as usize;
         let rest = segment.bytes.get(offset..).unwrap_or(&[]);
-        let garbage_end = rest.iter().rposition(|byte| *byte != 0).map(|at| offset + at + 1);
+        let garbage_end = frame::garbage_bytes(rest).map(|bytes| offset + bytes);
         if let Some(damage) = &damage
             && !damage.can_be_torn
         {

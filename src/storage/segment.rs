@@ -188,3 +188,39 @@ pub fn read(disk: &dyn Disk, dir: &Path, name: SegmentName) -> Result<Segment, S
     }
     Ok(Segment { path, file, header, bytes })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_come_back_and_sort_by_sequence() {
+        let name = SegmentName { sequence: 10, first_index: 0xabc };
+        assert_eq!(name.file_name(), "000000000000000a-0000000000000abc.wal");
+        assert_eq!(SegmentName::parse(&name.file_name()), Some(name));
+        let later = SegmentName { sequence: 0x100, first_index: 1 };
+        assert!(name.file_name() < later.file_name());
+        for other in ["a-b.wal", "000000000000000a-0000000000000abc.wal.tmp", "lock", ".wal"] {
+            assert_eq!(SegmentName::parse(other), None, "{other}");
+        }
+    }
+
+    #[test]
+    fn any_changed_byte_of_a_header_is_refused() {
+        let header = SegmentHeader {
+            name: SegmentName { sequence: 3, first_index: 7 },
+            metadata: WalMetadata { cluster_id: 1, member_id: 2 },
+            hard_state: HardState { term: 4, vote: 5, commit: 6 },
+            batch: 9,
+            chain: 0xfeed,
+        };
+        let bytes = header.encode();
+        let path = Path::new("x.wal");
+        assert_eq!(SegmentHeader::decode(&bytes, path).expect("it is whole"), header);
+        for at in 0..bytes.len() {
+            let mut changed = bytes;
+            changed[at] ^= 1 << (at % 8);
+            assert!(SegmentHeader::decode(&changed, path).is_err(), "byte {at} changed");
+        }
+    }
+}

@@ -22,6 +22,8 @@ use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+/// A buffer that grew beyond this for one huge batch is given back.
+const KEPT_BUFFER_BYTES: u64 = 8 << 20;
 /// The first index of a log that never had a checkpoint put in its place.
 const FIRST_INDEX: u64 = 1;
 
@@ -388,6 +390,9 @@ impl Wal {
             StorageError::Io { path, doing: "writing and syncing", source }
         })?;
         self.in_doubt = false;
+        if size > KEPT_BUFFER_BYTES {
+            self.buffer = BytesMut::new();
+        }
         self.offset += size;
         self.batch += 1;
         self.chain = chain;

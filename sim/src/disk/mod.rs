@@ -10,6 +10,8 @@ pub mod faults;
 mod handle;
 mod pages;
 mod platter;
+#[cfg(test)]
+mod tests;
 
 use crate::disk::faults::{DiskCounters, DiskFaults, Operation};
 use crate::disk::platter::{FileRef, NameChange, Tree};

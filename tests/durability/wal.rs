@@ -1,6 +1,6 @@
-//! Crashes at every single disk operation of a workload, torn sectors and flipped bits: what was
-//! acknowledged is there afterwards, and what can't be trusted is refused.
+//! The log: crashes at every operation, tears, rot, full disks.
 
+use crate::{shared, sim_disk};
 use bytes::Bytes;
 use detcd::env::disk::Disk;
 use detcd::raft::message::{Entry, EntryKind, HardState};
@@ -8,9 +8,7 @@ use detcd::storage::error::StorageError;
 use detcd::storage::wal::{Wal, WalBatch, WalMetadata, WalOptions, WalState};
 use futures::executor::block_on;
 use sim::disk::SimDisk;
-use sim::disk::faults::DiskFaults;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 const METADATA: WalMetadata = WalMetadata { cluster_id: 0xc1, member_id: 0xa1 };
 const OPTIONS: WalOptions = WalOptions { segment_bytes: 2048 };
@@ -19,14 +17,6 @@ const FATES: u64 = 48;
 
 fn wal_dir() -> PathBuf {
     PathBuf::from("/data/member/wal")
-}
-
-fn sim_disk(seed: u64) -> SimDisk {
-    SimDisk::new(seed, "disk", DiskFaults::none())
-}
-
-fn shared(disk: &SimDisk) -> Arc<dyn Disk> {
-    Arc::new(disk.clone())
 }
 
 /// An entry whose data tells its term and index and is `size` bytes long.
@@ -170,8 +160,8 @@ async fn check(disk: &SimDisk, acked: Option<Twin>, in_flight: Option<Twin>, sto
     found
 }
 
-/// Appends behind what was recovered, and reads all of it back.
-async fn goes_on(disk: &SimDisk, mut twin: Twin, story: &str) {
+/// Appends `count` entries behind what was recovered, and reads all back after a power cut.
+async fn goes_on(disk: &SimDisk, mut twin: Twin, count: u64, story: &str) {
     let (mut wal, equal) = recovers_to(disk, &twin).await.expect("it was opened before");
     assert!(equal, "{story}: a second opening says something else");
     let term = twin.hard_state.term + 1;
@@ -182,7 +172,7 @@ async fn goes_on(disk: &SimDisk, mut twin: Twin, story: &str) {
         twin.hard_state = state;
     }
     let next = twin.entries.last().map_or(twin.after, |entry| entry.index) + 1;
-    for index in next..next + 4 {
+    for index in next..next + count {
         let entries = vec![entry(term, index, 600)];
         let step = Step::Append(vec![batch(Some((term, 3, twin.hard_state.commit)), entries)]);
         twin.step(&step);
@@ -219,7 +209,7 @@ fn a_power_cut_at_any_operation_loses_nothing_acknowledged() {
             disk.power_cut();
             torn += disk.counters().torn_writes;
             let found = block_on(check(&disk, acked, in_flight, &story));
-            block_on(goes_on(&disk, found, &story));
+            block_on(goes_on(&disk, found, 4, &story));
         }
     }
     assert!(torn > 100, "only {torn} writes were torn");
@@ -229,17 +219,24 @@ fn a_power_cut_at_any_operation_loses_nothing_acknowledged() {
 fn a_kill_at_any_operation_loses_nothing_acknowledged() {
     let steps = workload();
     for crash in 0..operations_of(&steps) {
-        let story = format!("kill at operation {crash}");
-        let disk = sim_disk(crash);
-        disk.arm_crash(crash);
-        let (acked, in_flight) = block_on(run(&disk, &steps));
-        disk.kill();
-        let found = block_on(check(&disk, acked, in_flight, &story));
-        // What was read back after a kill is promised from then on, also to a power cut.
-        disk.power_cut();
-        let again = block_on(check(&disk, Some(found.clone()), None, &story));
-        assert_eq!(found, again, "{story}: recovery counted on the page cache");
-        block_on(goes_on(&disk, found, &story));
+        // What was read back after a kill is promised from then on, also to a power cut; and what
+        // is appended then, before anything else is synced, must not hang on an unsynced name.
+        for (then_cut, count) in [(true, 4), (false, 1)] {
+            for fate in 0..4 {
+                let story = format!("kill at operation {crash}, cut {then_cut}, fate {fate}");
+                let disk = sim_disk(crash * 4 + fate);
+                disk.arm_crash(crash);
+                let (acked, in_flight) = block_on(run(&disk, &steps));
+                disk.kill();
+                let found = block_on(check(&disk, acked, in_flight, &story));
+                if then_cut {
+                    disk.power_cut();
+                    let again = block_on(check(&disk, Some(found.clone()), None, &story));
+                    assert_eq!(found, again, "{story}: recovery counted on the page cache");
+                }
+                block_on(goes_on(&disk, found, count, &story));
+            }
+        }
     }
 }
 
@@ -260,7 +257,7 @@ fn a_power_cut_during_recovery_changes_nothing() {
             drop(opened);
             disk.power_cut();
             let found = block_on(check(&disk, acked, in_flight, &story));
-            block_on(goes_on(&disk, found, &story));
+            block_on(goes_on(&disk, found, 4, &story));
             if !crashed {
                 break;
             }

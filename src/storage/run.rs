@@ -1,0 +1,341 @@
+//! A run: an immutable file of records in the order of their revisions.
+//!
+//! ```text
+//! header    magic 8 | version u32 | crc u32 | run id u64 | zeros to 64 bytes
+//! block     crc u32 | length u32 | records ...                  about 16 KiB each
+//! index     for each block: offset u64 | crc u32 | length u32 | records u32 | main i64 | sub i64
+//! trailer   index offset u64 | index length u64 | records u64 | first, last revision 4 x i64 |
+//!           index crc u32 | magic u32 | crc u32 | zeros u32     72 bytes, the end of the file
+//! ```
+//!
+//! Every checksum of a block also covers the run and the offset it belongs to, so a block in the
+//! wrong place does not verify. The index holds the checksum of each block and the trailer that
+//! of the index, so the trailer's checksum stands for the whole file: the manifest names it.
+
+use crate::env::disk::{Disk, File};
+use crate::storage::error::StorageError;
+use crate::storage::record::{Record, RecordRevision, ValuePlace};
+use crate::storage::varint::Reader;
+use bytes::{BufMut, Bytes, BytesMut};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+pub const MAGIC: [u8; 8] = *b"detcdRUN";
+pub const VERSION: u32 = 1;
+pub const HEADER_BYTES: u64 = 64;
+pub const BLOCK_HEADER_BYTES: usize = 8;
+pub const TRAILER_BYTES: usize = 72;
+pub const TRAILER_MAGIC: u32 = 0x4e55_5244;
+const INDEX_ENTRY_BYTES: usize = 36;
+
+/// What a manifest says about a run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RunMeta {
+    pub id: u64,
+    pub first: RecordRevision,
+    pub last: RecordRevision,
+    pub records: u64,
+    /// The length of the file.
+    pub bytes: u64,
+    /// How much of it a rewrite would keep, as far as is known; the owner of the manifest
+    /// brings it up to date after compactions.
+    pub live_bytes: u64,
+    /// The checksum of the trailer, which stands for the contents.
+    pub fingerprint: u32,
+}
+
+/// Where one block stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BlockEntry {
+    pub offset: u64,
+    pub crc: u32,
+    /// Without the block's header.
+    pub length: u32,
+    pub records: u32,
+    pub first: RecordRevision,
+}
+
+pub fn file_name(id: u64) -> String {
+    format!("{id:016x}.run")
+}
+
+/// The id in the name of a run's file.
+pub fn parse_name(name: &str) -> Option<u64> {
+    let id = name.strip_suffix(".run").filter(|id| id.len() == 16)?;
+    u64::from_str_radix(id, 16).ok()
+}
+
+pub fn encode_header(id: u64) -> [u8; HEADER_BYTES as usize] {
+    let mut header = [0; HEADER_BYTES as usize];
+    header[..8].copy_from_slice(&MAGIC);
+    header[8..12].copy_from_slice(&VERSION.to_le_bytes());
+    header[16..24].copy_from_slice(&id.to_le_bytes());
+    let crc = crc32c::crc32c_append(crc32c::crc32c(&header[..12]), &header[16..]);
+    header[12..16].copy_from_slice(&crc.to_le_bytes());
+    header
+}
+
+/// The checksum of a block, which holds only for its place.
+pub fn block_crc(run: u64, offset: u64, records: &[u8]) -> u32 {
+    let crc = crc32c::crc32c_append(crc32c::crc32c(&run.to_le_bytes()), &offset.to_le_bytes());
+    crc32c::crc32c_append(crc, records)
+}
+
+pub fn encode_index(index: &[BlockEntry]) -> BytesMut {
+    let mut out = BytesMut::with_capacity(index.len() * INDEX_ENTRY_BYTES);
+    for block in index {
+        out.put_u64_le(block.offset);
+        out.put_u32_le(block.crc);
+        out.put_u32_le(block.length);
+        out.put_u32_le(block.records);
+        out.put_i64_le(block.first.main);
+        out.put_i64_le(block.first.sub);
+    }
+    out
+}
+
+fn decode_index(bytes: &[u8]) -> Option<Vec<BlockEntry>> {
+    let mut reader = Reader::new(bytes);
+    let mut index = Vec::with_capacity(bytes.len() / INDEX_ENTRY_BYTES);
+    while !reader.is_at_end() {
+        index.push(BlockEntry {
+            offset: reader.u64()?,
+            crc: reader.u32()?,
+            length: reader.u32()?,
+            records: reader.u32()?,
+            first: RecordRevision { main: reader.i64()?, sub: reader.i64()? },
+        });
+    }
+    Some(index)
+}
+
+/// The last bytes of a run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Trailer {
+    pub index_offset: u64,
+    pub index_length: u64,
+    pub records: u64,
+    pub first: RecordRevision,
+    pub last: RecordRevision,
+    pub index_crc: u32,
+}
+
+impl Trailer {
+    pub fn encode(&self) -> ([u8; TRAILER_BYTES], u32) {
+        let mut out = BytesMut::with_capacity(TRAILER_BYTES);
+        out.put_u64_le(self.index_offset);
+        out.put_u64_le(self.index_length);
+        out.put_u64_le(self.records);
+        for revision in [self.first, self.last] {
+            out.put_i64_le(revision.main);
+            out.put_i64_le(revision.sub);
+        }
+        out.put_u32_le(self.index_crc);
+        out.put_u32_le(TRAILER_MAGIC);
+        let crc = crc32c::crc32c(&out);
+        out.put_u32_le(crc);
+        out.put_u32_le(0);
+        (out[..].try_into().expect("a trailer has a fixed length"), crc)
+    }
+
+    fn decode(bytes: &[u8]) -> Option<(Trailer, u32)> {
+        let mut reader = Reader::new(bytes);
+        let (index_offset, index_length) = (reader.u64()?, reader.u64()?);
+        let records = reader.u64()?;
+        let first = RecordRevision { main: reader.i64()?, sub: reader.i64()? };
+        let last = RecordRevision { main: reader.i64()?, sub: reader.i64()? };
+        let (index_crc, magic) = (reader.u32()?, reader.u32()?);
+        let covered = reader.position();
+        let (crc, zeros) = (reader.u32()?, reader.u32()?);
+        let verifies = magic == TRAILER_MAGIC
+            && zeros == 0
+            && reader.is_at_end()
+            && crc == crc32c::crc32c(&bytes[..covered]);
+        let trailer = Trailer { index_offset, index_length, records, first, last, index_crc };
+        verifies.then_some((trailer, crc))
+    }
+}
+
+/// An open run. Its index is in memory, 36 bytes for every 16 KiB.
+pub struct Run {
+    path: PathBuf,
+    file: Arc<dyn File>,
+    meta: RunMeta,
+    index: Vec<BlockEntry>,
+}
+
+impl Run {
+    /// Opens a run and verifies its header, trailer and index; blocks are verified as they are
+    /// read.
+    pub fn open(disk: &dyn Disk, dir: &Path, id: u64) -> Result<Run, StorageError> {
+        let path = dir.join(file_name(id));
+        let file = disk.open(&path).map_err(|error| StorageError::io(&path, "opening", error))?;
+        Run::read(path, file, id)
+    }
+
+    /// Reads the ends of a file that is to be the run `id`.
+    pub fn read(path: PathBuf, file: Arc<dyn File>, id: u64) -> Result<Run, StorageError> {
+        let failed = |error| StorageError::io(&path, "reading", error);
+        let bytes = file.len().map_err(failed)?;
+        if bytes < HEADER_BYTES + TRAILER_BYTES as u64 {
+            return Err(StorageError::damaged(&path, bytes, "the file is too short for a run"));
+        }
+        let mut header = [0; HEADER_BYTES as usize];
+        file.read_at(0, &mut header).map_err(failed)?;
+        let version = u32::from_le_bytes(header[8..12].try_into().expect("four bytes"));
+        if header[..8] == MAGIC && version > VERSION {
+            return Err(StorageError::Newer { path, found: version, supported: VERSION });
+        }
+        if header != encode_header(id) {
+            let what = format!("the header is not that of run {id}");
+            return Err(StorageError::damaged(&path, 0, what));
+        }
+        let trailer_at = bytes - TRAILER_BYTES as u64;
+        let mut trailer = [0; TRAILER_BYTES];
+        file.read_at(trailer_at, &mut trailer).map_err(failed)?;
+        let Some((trailer, fingerprint)) = Trailer::decode(&trailer) else {
+            return Err(StorageError::damaged(&path, trailer_at, "the trailer does not verify"));
+        };
+        if trailer.index_offset.checked_add(trailer.index_length) != Some(trailer_at) {
+            let what = "the index does not end where the trailer begins";
+            return Err(StorageError::damaged(&path, trailer_at, what));
+        }
+        let length = usize::try_from(trailer.index_length).expect("an index fits memory");
+        let mut index = vec![0; length];
+        file.read_at(trailer.index_offset, &mut index).map_err(failed)?;
+        let verifies = crc32c::crc32c(&index) == trailer.index_crc;
+        let Some(index) = decode_index(&index).filter(|_| verifies) else {
+            let what = "the index does not verify";
+            return Err(StorageError::damaged(&path, trailer.index_offset, what));
+        };
+        let meta = RunMeta {
+            id,
+            first: trailer.first,
+            last: trailer.last,
+            records: trailer.records,
+            bytes,
+            live_bytes: bytes,
+            fingerprint,
+        };
+        Ok(Run { path, file, meta, index })
+    }
+
+    pub fn meta(&self) -> &RunMeta {
+        &self.meta
+    }
+
+    /// Reads back a value that this run holds, verifying the block around it.
+    pub fn value(&self, place: ValuePlace) -> Result<Bytes, StorageError> {
+        assert_eq!(place.run, self.meta.id, "a value of run {} is asked of another", place.run);
+        if place.length == 0 {
+            // An empty value at the end of a block stands where the next block begins.
+            return Ok(Bytes::new());
+        }
+        let block = self.index.partition_point(|block| block.offset <= place.offset);
+        let number = block.checked_sub(1).unwrap_or_else(|| panic!("{place:?} is in no block"));
+        let block = self.index[number];
+        let records = self.block(number)?;
+        let start = (place.offset - block.offset) as usize - BLOCK_HEADER_BYTES;
+        let end = start + place.length as usize;
+        assert!(end <= records.len(), "{place:?} reaches beyond its block of {block:?}");
+        Ok(records.slice(start..end))
+    }
+
+    /// Reads and verifies one block.
+    fn block(&self, number: usize) -> Result<Bytes, StorageError> {
+        let block = &self.index[number];
+        let mut bytes = BytesMut::zeroed(BLOCK_HEADER_BYTES + block.length as usize);
+        let read = self.file.read_at(block.offset, &mut bytes);
+        read.map_err(|error| StorageError::io(&self.path, "reading a block of", error))?;
+        let bytes = bytes.freeze();
+        let word = |at: usize| u32::from_le_bytes(bytes[at..at + 4].try_into().expect("4 bytes"));
+        let records = bytes.slice(BLOCK_HEADER_BYTES..);
+        let verifies = word(0) == block.crc
+            && word(4) == block.length
+            && block.crc == block_crc(self.meta.id, block.offset, &records);
+        if !verifies {
+            let what = "the checksum of a block does not match";
+            return Err(StorageError::damaged(&self.path, block.offset, what));
+        }
+        Ok(records)
+    }
+
+    /// All records in order, one block in memory at a time. Keys and values share the memory of
+    /// their block: copy what is to be kept.
+    pub fn scan(&self) -> Scan<'_> {
+        Scan { run: self, next_block: 0, block: Bytes::new(), offset: 0, at: 0, before: 0, left: 0 }
+    }
+
+    /// Reads a piece of the file as it is, for sending it to another member.
+    pub fn raw(&self, offset: u64, length: usize) -> Result<Bytes, StorageError> {
+        let left = usize::try_from(self.meta.bytes.saturating_sub(offset)).unwrap_or(usize::MAX);
+        let mut bytes = BytesMut::zeroed(length.min(left));
+        let read = self.file.read_at(offset, &mut bytes);
+        read.map_err(|error| StorageError::io(&self.path, "reading", error))?;
+        Ok(bytes.freeze())
+    }
+}
+
+/// A record as it stands in a run.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Stored {
+    pub record: Record,
+    pub place: ValuePlace,
+}
+
+/// An iterator over the records of a run; it ends at the first error.
+pub struct Scan<'a> {
+    run: &'a Run,
+    next_block: usize,
+    block: Bytes,
+    /// Where in the file the records of the block begin.
+    offset: u64,
+    at: usize,
+    before: i64,
+    /// Records that the index promises in the rest of the block.
+    left: u32,
+}
+
+impl Scan<'_> {
+    fn read(&mut self) -> Result<Option<Stored>, StorageError> {
+        while self.at == self.block.len() {
+            if self.left > 0 {
+                return Err(self.damaged("a block holds fewer records than the index says"));
+            }
+            let Some(entry) = self.run.index.get(self.next_block) else { return Ok(None) };
+            self.block = self.run.block(self.next_block)?;
+            self.offset = entry.offset + BLOCK_HEADER_BYTES as u64;
+            (self.at, self.before, self.left) = (0, 0, entry.records);
+            self.next_block += 1;
+        }
+        let decoded = Record::decode(&self.block, self.at, self.before);
+        let Some((record, value, next)) = decoded.filter(|_| self.left > 0) else {
+            return Err(self.damaged("a block verifies and does not hold records"));
+        };
+        let place = ValuePlace {
+            run: self.run.meta.id,
+            offset: self.offset + value as u64,
+            length: record.value.len() as u32,
+        };
+        (self.at, self.before) = (next, record.main);
+        self.left -= 1;
+        Ok(Some(Stored { record, place }))
+    }
+
+    fn damaged(&self, what: &str) -> StorageError {
+        StorageError::damaged(&self.run.path, self.offset + self.at as u64, what)
+    }
+}
+
+impl Iterator for Scan<'_> {
+    type Item = Result<Stored, StorageError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let item = self.read().transpose();
+        if let Some(Err(_)) = &item {
+            (self.next_block, self.left) = (self.run.index.len(), 0);
+            self.at = self.block.len();
+        }
+        item
+    }
+}
