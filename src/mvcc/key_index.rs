@@ -87,10 +87,15 @@ impl KeyEntry {
     }
 }
 
-/// All keys that have a record, by number.
+/// Keys in one piece of the table.
+const PIECE_BITS: u32 = 10;
+const PIECE_KEYS: usize = 1 << PIECE_BITS;
+
+/// All keys that have a record, by number. The table grows by pieces, so that no write waits until
+/// a large one has moved.
 #[derive(Default, Debug)]
 pub(super) struct Keys {
-    entries: Vec<KeyEntry>,
+    pieces: Vec<Vec<KeyEntry>>,
     free: Vec<KeyId>,
 }
 
@@ -98,30 +103,35 @@ impl Keys {
     pub(super) fn add(&mut self, key: Bytes, newest: Mark) -> KeyId {
         let entry = KeyEntry { key, newest, older: None };
         if let Some(id) = self.free.pop() {
-            self.entries[id as usize] = entry;
+            *self.entry_mut(id) = entry;
             return id;
         }
-        let id = KeyId::try_from(self.entries.len()).expect("memory ends before 2^32 keys");
-        self.entries.push(entry);
+        if self.pieces.last().is_none_or(|piece| piece.len() == PIECE_KEYS) {
+            self.pieces.push(Vec::with_capacity(PIECE_KEYS));
+        }
+        let before = (self.pieces.len() - 1) * PIECE_KEYS;
+        let last = self.pieces.last_mut().expect("a piece with room was made sure of");
+        let id = KeyId::try_from(before + last.len()).expect("memory ends before 2^32 keys");
+        last.push(entry);
         id
     }
 
     pub(super) fn remove(&mut self, id: KeyId) {
-        let entry = &mut self.entries[id as usize];
+        let entry = self.entry_mut(id);
         entry.key = Bytes::new();
         entry.older = None;
         self.free.push(id);
     }
 
     pub(super) fn entry(&self, id: KeyId) -> &KeyEntry {
-        &self.entries[id as usize]
+        &self.pieces[(id >> PIECE_BITS) as usize][id as usize & (PIECE_KEYS - 1)]
     }
 
     pub(super) fn entry_mut(&mut self, id: KeyId) -> &mut KeyEntry {
-        &mut self.entries[id as usize]
+        &mut self.pieces[(id >> PIECE_BITS) as usize][id as usize & (PIECE_KEYS - 1)]
     }
 
     pub(super) fn key(&self, id: KeyId) -> &Bytes {
-        &self.entries[id as usize].key
+        &self.entry(id).key
     }
 }
