@@ -30,6 +30,8 @@ pub mod range;
 pub mod record;
 pub mod restore;
 pub mod revision;
+#[cfg(test)]
+mod scripts;
 mod sort;
 pub mod store;
 #[cfg(test)]
