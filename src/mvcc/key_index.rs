@@ -29,6 +29,7 @@ pub(super) struct Mark {
 enum Older {
     None,
     One(Mark),
+    #[expect(clippy::box_collection, reason = "without the box, no entry fits a cache line")]
     Many(Box<VecDeque<Mark>>),
 }
 
