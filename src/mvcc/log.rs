@@ -29,6 +29,8 @@ pub(super) struct Version {
     pub(super) key: KeyId,
 }
 
+const _: () = assert!(size_of::<Version>() == 80);
+
 impl Version {
     pub(super) fn tombstone_at((main, sub): (i64, u32), key: KeyId) -> Version {
         let value = Value::Resident(Bytes::new());

@@ -81,6 +81,17 @@ pub struct Store {
     pub(super) evicted: i64,
 }
 
+impl std::fmt::Debug for Store {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Store")
+            .field("revision", &self.revision)
+            .field("compacted", &self.compacted)
+            .field("keys", &self.key_count())
+            .field("records", &self.record_count())
+            .finish_non_exhaustive()
+    }
+}
+
 impl Default for Store {
     fn default() -> Store {
         Store::new()
