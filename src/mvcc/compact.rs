@@ -23,15 +23,15 @@ impl Store {
             self.dooms.drain(..reached);
         }
         self.killed = self.doomed_before;
+        self.compacted = revision;
         // Tombstones are counted at their own revision, but one exactly there lives on.
         let mut spared = Sum::default();
         for record in self.log.from(revision, 0).take_while(|record| record.main == revision) {
-            if record.tombstone() {
+            if record.tombstone() && self.survives(record) {
                 spared.add(self.sum(record));
             }
         }
         self.killed.sub(spared);
-        self.compacted = revision;
         Ok(())
     }
 

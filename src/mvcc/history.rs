@@ -57,6 +57,6 @@ impl Store {
         let Some(mark) = self.keys.entry(record.key).before(record.main, record.sub) else {
             return (None, false);
         };
-        self.ended(mark)
+        self.ended(self.record(mark))
     }
 }

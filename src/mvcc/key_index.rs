@@ -23,17 +23,28 @@ pub(super) struct Mark {
     pub(super) tombstone: bool,
 }
 
-/// A key and its revisions. Most keys have one: it is kept inline.
-///
-/// Invariants: `older` ascends and ends before `newest`; it is never empty.
+/// The revisions before the newest. Two are kept inline: between two compactions most keys are
+/// written once or twice.
 #[derive(Debug)]
+enum Older {
+    None,
+    One(Mark),
+    #[expect(clippy::box_collection, reason = "without the box, no entry fits a cache line")]
+    Many(Box<VecDeque<Mark>>),
+}
+
+/// A key and its revisions, in one line of the cache.
+///
+/// Invariants: `older` ascends and ends before `newest`; `Many` holds at least two.
+#[derive(Debug)]
+#[repr(align(64))]
 pub(super) struct KeyEntry {
     pub(super) key: Bytes,
     newest: Mark,
-    // A thin pointer: most keys have none, and 8 bytes a key count more than the indirection.
-    #[expect(clippy::box_collection, reason = "the pointer is a third of the size")]
-    older: Option<Box<VecDeque<Mark>>>,
+    older: Older,
 }
+
+const _: () = assert!(size_of::<KeyEntry>() == 64);
 
 impl KeyEntry {
     pub(super) fn newest(&self) -> Mark {
@@ -42,22 +53,27 @@ impl KeyEntry {
 
     /// The newest revision of the key that is not after the transaction `main`.
     pub(super) fn at(&self, main: i64) -> Option<Mark> {
-        if self.newest.main <= main {
-            return Some(self.newest);
-        }
-        let older = self.older.as_ref()?;
-        let after = older.partition_point(|mark| mark.main <= main);
-        after.checked_sub(1).map(|index| older[index])
+        self.newest_where(|mark| mark.main <= main)
     }
 
     /// The revision before the one at (main, sub).
     pub(super) fn before(&self, main: i64, sub: u32) -> Option<Mark> {
-        if (self.newest.main, self.newest.sub) < (main, sub) {
+        self.newest_where(|mark| (mark.main, mark.sub) < (main, sub))
+    }
+
+    /// The newest revision that is early enough for `early`, which holds up to some revision.
+    fn newest_where(&self, early: impl Fn(&Mark) -> bool) -> Option<Mark> {
+        if early(&self.newest) {
             return Some(self.newest);
         }
-        let older = self.older.as_ref()?;
-        let after = older.partition_point(|mark| (mark.main, mark.sub) < (main, sub));
-        after.checked_sub(1).map(|index| older[index])
+        match &self.older {
+            Older::None => None,
+            Older::One(mark) => Some(*mark).filter(early),
+            Older::Many(older) => {
+                let after = older.partition_point(early);
+                after.checked_sub(1).map(|index| older[index])
+            }
+        }
     }
 
     pub(super) fn push(&mut self, mark: Mark) {
@@ -66,62 +82,90 @@ impl KeyEntry {
             (newest.main, newest.sub) < (mark.main, mark.sub),
             "revision {mark:?} of a key is not after {newest:?}"
         );
-        self.older.get_or_insert_default().push_back(newest);
         self.newest = mark;
+        match &mut self.older {
+            Older::None => self.older = Older::One(newest),
+            Older::One(first) => {
+                self.older = Older::Many(Box::new(VecDeque::from([*first, newest])));
+            }
+            Older::Many(older) => older.push_back(newest),
+        }
     }
 
     pub(super) fn oldest(&self) -> Mark {
-        self.older.as_ref().and_then(|older| older.front()).copied().unwrap_or(self.newest)
+        match &self.older {
+            Older::None => self.newest,
+            Older::One(mark) => *mark,
+            Older::Many(older) => *older.front().expect("many are at least two"),
+        }
     }
 
     /// Forgets the oldest revision, if it is not the only one.
     pub(super) fn pop_oldest(&mut self) -> bool {
-        let Some(older) = self.older.as_mut() else { return false };
-        older.pop_front();
-        if older.is_empty() {
-            self.older = None;
-        } else if older.capacity() > 64 && older.len() * 4 < older.capacity() {
-            older.shrink_to_fit();
+        match &mut self.older {
+            Older::None => return false,
+            Older::One(_) => self.older = Older::None,
+            Older::Many(older) => {
+                older.pop_front();
+                if older.len() == 1 {
+                    self.older = Older::One(older[0]);
+                } else if older.capacity() > 64 && older.len() * 4 < older.capacity() {
+                    older.shrink_to_fit();
+                }
+            }
         }
         true
     }
+
+    fn forget_all(&mut self) {
+        self.key = Bytes::new();
+        self.older = Older::None;
+    }
 }
 
-/// All keys that have a record, by number.
+/// Keys in one piece of the table.
+const PIECE_BITS: u32 = 10;
+const PIECE_KEYS: usize = 1 << PIECE_BITS;
+
+/// All keys that have a record, by number. The table grows by pieces, so that no write waits until
+/// a large one has moved.
 #[derive(Default, Debug)]
 pub(super) struct Keys {
-    entries: Vec<KeyEntry>,
+    pieces: Vec<Vec<KeyEntry>>,
     free: Vec<KeyId>,
 }
 
 impl Keys {
     pub(super) fn add(&mut self, key: Bytes, newest: Mark) -> KeyId {
-        let entry = KeyEntry { key, newest, older: None };
+        let entry = KeyEntry { key, newest, older: Older::None };
         if let Some(id) = self.free.pop() {
-            self.entries[id as usize] = entry;
+            *self.entry_mut(id) = entry;
             return id;
         }
-        let id = KeyId::try_from(self.entries.len()).expect("memory ends before 2^32 keys");
-        self.entries.push(entry);
+        if self.pieces.last().is_none_or(|piece| piece.len() == PIECE_KEYS) {
+            self.pieces.push(Vec::with_capacity(PIECE_KEYS));
+        }
+        let before = (self.pieces.len() - 1) * PIECE_KEYS;
+        let last = self.pieces.last_mut().expect("a piece with room was made sure of");
+        let id = KeyId::try_from(before + last.len()).expect("memory ends before 2^32 keys");
+        last.push(entry);
         id
     }
 
     pub(super) fn remove(&mut self, id: KeyId) {
-        let entry = &mut self.entries[id as usize];
-        entry.key = Bytes::new();
-        entry.older = None;
+        self.entry_mut(id).forget_all();
         self.free.push(id);
     }
 
     pub(super) fn entry(&self, id: KeyId) -> &KeyEntry {
-        &self.entries[id as usize]
+        &self.pieces[(id >> PIECE_BITS) as usize][id as usize & (PIECE_KEYS - 1)]
     }
 
     pub(super) fn entry_mut(&mut self, id: KeyId) -> &mut KeyEntry {
-        &mut self.entries[id as usize]
+        &mut self.pieces[(id >> PIECE_BITS) as usize][id as usize & (PIECE_KEYS - 1)]
     }
 
     pub(super) fn key(&self, id: KeyId) -> &Bytes {
-        &self.entries[id as usize].key
+        &self.entry(id).key
     }
 }

@@ -29,6 +29,8 @@ pub(super) struct Version {
     pub(super) key: KeyId,
 }
 
+const _: () = assert!(size_of::<Version>() == 80);
+
 impl Version {
     pub(super) fn tombstone_at((main, sub): (i64, u32), key: KeyId) -> Version {
         let value = Value::Resident(Bytes::new());
@@ -125,7 +127,7 @@ impl RevisionLog {
         (record.key != REMOVED).then_some(record)
     }
 
-    /// Removes a record that is there. Its memory returns once a quarter of its segment is gone.
+    /// Removes a record that is there. Its memory returns once half of its segment is gone.
     pub(super) fn remove(&mut self, main: i64, sub: u32) {
         let index = self.segment(main >> SEGMENT_BITS).expect("the record's segment is there");
         let segment = &mut self.segments[index];
@@ -136,11 +138,12 @@ impl RevisionLog {
         record.value = Value::Resident(Bytes::new());
         segment.removed += 1;
         self.len -= 1;
-        if segment.removed * 4 < segment.records.len() {
+        if segment.removed * 2 < segment.records.len() {
             return;
         }
         segment.records.retain(|record| record.key != REMOVED);
-        segment.records.shrink_to_fit();
+        // Few sizes, so that the allocator can hand the pieces on.
+        segment.records.shrink_to(segment.records.len().next_power_of_two());
         segment.removed = 0;
         if segment.records.is_empty() {
             self.segments.remove(index);

@@ -12,6 +12,7 @@
 //!
 //! The semantics are those of etcd 3.5.30, to the revision and to the bit of HashKV.
 
+mod branch;
 pub mod change;
 mod compact;
 mod compare;
@@ -20,6 +21,7 @@ pub mod hash;
 mod history;
 mod index;
 mod key_index;
+mod leaf;
 mod log;
 mod owned;
 #[cfg(test)]
@@ -28,6 +30,8 @@ pub mod range;
 pub mod record;
 pub mod restore;
 pub mod revision;
+#[cfg(test)]
+mod scripts;
 mod sort;
 pub mod store;
 #[cfg(test)]

@@ -390,7 +390,9 @@ impl Run {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 512, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig {
+        cases: 256, failure_persistence: None, ..ProptestConfig::default()
+    })]
     #[test]
     fn the_store_is_its_twin(steps in prop::collection::vec(step(), 1..60)) {
         let mut run = Run::new();

@@ -63,6 +63,10 @@ enum Phase {
     Done,
 }
 
+/// With more changes than this since the revision of a range, its count is found by visiting the
+/// keys, in chunks. (Small in tests, so that both ways are taken.)
+const COUNTED_CHANGES_MAX: usize = if cfg!(test) { 4 } else { 8192 };
+
 /// Refuses a sort target that does not exist; etcd crashes on it. A sort order that does not
 /// exist leaves the keys as they are, as in etcd.
 pub(super) fn check_sort(request: &RangeRequest) -> Result<()> {
@@ -97,6 +101,9 @@ impl Store {
     /// The same for a reader whose latest revision is `current`: inside a transaction that is one
     /// more than the store's, once something was written.
     pub(super) fn range_at(&self, request: &RangeRequest, current: i64) -> Result<RangeResult> {
+        if request.range_end.is_empty() {
+            return self.range_one(request, current);
+        }
         let mut cursor = self.open_range_at(request, current)?;
         let mut kvs = Vec::new();
         while let Some(chunk) = self.next_chunk(&mut cursor, usize::MAX, usize::MAX)? {
@@ -109,12 +116,23 @@ impl Store {
         Ok(RangeResult { kvs, more: cursor.more, count: cursor.count })
     }
 
-    /// Begins a range that `next_chunk` continues: validates the request and pins the revision.
-    pub fn open_range(&self, request: &RangeRequest) -> Result<RangeCursor> {
-        self.open_range_at(request, self.revision)
+    /// A range of one key: a look-up, without a cursor.
+    fn range_one(&self, request: &RangeRequest, current: i64) -> Result<RangeResult> {
+        let revision = self.pin(request, current)?;
+        let id = self.index.get(&self.keys, &request.key);
+        let Some(record) = id.and_then(|id| self.visible(id, revision)) else {
+            return Ok(RangeResult::default());
+        };
+        let mut found = RangeResult { kvs: Vec::new(), more: false, count: 1 };
+        if !request.count_only && passes(request, record) {
+            let bare = request.keys_only;
+            found.kvs.push(if bare { self.bare(record) } else { self.key_value(record)? });
+        }
+        Ok(found)
     }
 
-    fn open_range_at(&self, request: &RangeRequest, current: i64) -> Result<RangeCursor> {
+    /// Validates a request and finds the revision that it reads at.
+    fn pin(&self, request: &RangeRequest, current: i64) -> Result<i64> {
         check_sort(request)?;
         if request.revision > current {
             return Err(Error::FutureRevision);
@@ -123,6 +141,16 @@ impl Store {
         if revision < self.compacted {
             return Err(Error::Compacted);
         }
+        Ok(revision)
+    }
+
+    /// Begins a range that `next_chunk` continues: validates the request and pins the revision.
+    pub fn open_range(&self, request: &RangeRequest) -> Result<RangeCursor> {
+        self.open_range_at(request, self.revision)
+    }
+
+    fn open_range_at(&self, request: &RangeRequest, current: i64) -> Result<RangeCursor> {
+        let revision = self.pin(request, current)?;
         let range = KeyRange::new(&request.key, &request.range_end);
         let known = self.count_from_index(&range, revision, current);
         let order = order(request);
@@ -149,16 +177,30 @@ impl Store {
         })
     }
 
-    /// The exact count of a range, where it costs less than a visit to all keys.
+    /// The exact count of a range, where it costs less than a visit to all keys: the live keys
+    /// of the moment, corrected by what changed since the revision.
     fn count_from_index(&self, range: &KeyRange, revision: i64, current: i64) -> Option<i64> {
-        match range {
-            KeyRange::One(_) => None,
-            _ if revision == current => {
-                let count = self.index.live_within(&self.keys, range.bounds());
-                Some(i64::try_from(count).expect("keys fit into memory"))
-            }
-            _ => None,
+        if matches!(range, KeyRange::One(_)) {
+            return None;
         }
+        let live = self.index.live_within(&self.keys, range.bounds());
+        let mut count = i64::try_from(live).expect("keys fit into memory");
+        if revision == current {
+            return Some(count);
+        }
+        for (seen, record) in self.log.from(revision + 1, 0).enumerate() {
+            if seen == COUNTED_CHANGES_MAX {
+                return None;
+            }
+            let entry = self.keys.entry(record.key);
+            let before = entry.before(record.main, record.sub);
+            let first_since = before.is_none_or(|mark| mark.main <= revision);
+            if first_since && range.contains(&entry.key) {
+                count += i64::from(before.is_some_and(|mark| !mark.tombstone));
+                count -= i64::from(!entry.newest().tombstone);
+            }
+        }
+        Some(count)
     }
 
     /// Continues a range with at most `max_keys` keys visited and about `max_bytes` of answer

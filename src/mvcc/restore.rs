@@ -53,7 +53,8 @@ impl Restore {
                     store.index.set_live(&store.keys, id, !record.tombstone);
                 }
                 if !newest.tombstone {
-                    store.doom(main, newest);
+                    let sum = store.sum(store.record(newest));
+                    store.doom(main, sum);
                 }
                 store.keys.entry_mut(id).push(mark);
                 id
@@ -79,10 +80,11 @@ impl Restore {
             store.resident_bytes -= version.value.len() as u64;
             version.value = Value::Cold(location);
         }
-        store.log.push(version);
         if record.tombstone {
-            store.doom(main, mark);
+            let sum = store.sum(&version);
+            store.doom(main, sum);
         }
+        store.log.push(version);
     }
 
     pub fn finish(mut self, restored: Restored) -> Store {

@@ -81,6 +81,17 @@ pub struct Store {
     pub(super) evicted: i64,
 }
 
+impl std::fmt::Debug for Store {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Store")
+            .field("revision", &self.revision)
+            .field("compacted", &self.compacted)
+            .field("keys", &self.key_count())
+            .field("records", &self.record_count())
+            .finish_non_exhaustive()
+    }
+}
+
 impl Default for Store {
     fn default() -> Store {
         Store::new()
@@ -121,7 +132,7 @@ impl Store {
 
     /// Begins a transaction that takes the next revision once it changes something.
     pub fn write(&mut self) -> WriteTxn<'_> {
-        WriteTxn::new(self)
+        WriteTxn::new(self, 0)
     }
 
     /// Applies one put as a transaction of its own.
@@ -134,7 +145,7 @@ impl Store {
         if request.lease != 0 && !lease_exists(request.lease) {
             return Err(Error::LeaseNotFound);
         }
-        let mut txn = self.write();
+        let mut txn = WriteTxn::new(self, 1);
         let response = txn.apply_put(request)?;
         Ok(PutOutcome { response, changes: txn.end() })
     }
@@ -265,12 +276,12 @@ impl Store {
         }
     }
 
-    /// The version that a change ends, with its value if memory holds it, and whether it does not.
-    pub(super) fn ended(&self, mark: Mark) -> (Option<KeyValue>, bool) {
-        if mark.tombstone {
+    /// The version that a record ended, with its value if memory holds it, and whether it does
+    /// not.
+    pub(super) fn ended(&self, record: &Version) -> (Option<KeyValue>, bool) {
+        if record.tombstone() {
             return (None, false);
         }
-        let record = self.record(mark);
         let mut kv = self.bare(record);
         match &record.value {
             Value::Resident(bytes) => {
@@ -301,11 +312,12 @@ impl Store {
                 if newest.tombstone {
                     self.index.set_live(&self.keys, id, true);
                 } else {
-                    (prev, prev_is_cold) = self.ended(newest);
-                    let prev = prev.as_ref().expect("a live key has a version");
-                    create_revision = prev.create_revision;
-                    version = prev.version + 1;
-                    self.doom(main, newest);
+                    let record = self.record(newest);
+                    (prev, prev_is_cold) = self.ended(record);
+                    create_revision = record.create_revision;
+                    version = record.version + 1;
+                    let sum = self.sum(record);
+                    self.doom(main, sum);
                 }
                 self.keys.entry_mut(id).push(mark);
                 id
@@ -331,17 +343,19 @@ impl Store {
 
     /// Writes a tombstone on a live key as change `sub` of transaction `main`.
     pub(super) fn write_delete(&mut self, (main, sub): (i64, u32), id: KeyId) -> Change {
-        let newest = self.keys.entry(id).newest();
-        let (prev, prev_is_cold) = self.ended(newest);
-        assert!(prev.is_some(), "a delete at {main}.{sub} of a key that is deleted");
-        self.doom(main, newest);
+        let ended = self.record(self.keys.entry(id).newest());
+        assert!(!ended.tombstone(), "a delete at {main}.{sub} of a key that is deleted");
+        let (prev, prev_is_cold) = self.ended(ended);
+        let sum = self.sum(ended);
+        self.doom(main, sum);
         let mark = Mark { main, sub, tombstone: true };
         self.keys.entry_mut(id).push(mark);
         self.index.set_live(&self.keys, id, false);
         let mut record = Version::tombstone_at((main, sub), id);
         self.append(&mut record);
+        let sum = self.sum(&record);
+        self.doom(main, sum);
         self.log.push(record);
-        self.doom(main, mark);
         let kv =
             KeyValue { key: self.keys.key(id).clone(), mod_revision: main, ..KeyValue::default() };
         Change { kv, prev, prev_is_cold, deleted: true, sub: i64::from(sub) }
@@ -371,10 +385,9 @@ impl Store {
         Sum { bytes: payload as u64 + RECORD_OVERHEAD_BYTES, hash: record.digest }
     }
 
-    /// Notes that a compaction at `main` or later kills the record at `mark`. (For a tombstone,
+    /// Notes that a compaction at `main` or later kills a record with this share. (For a tombstone,
     /// `main` is its own revision: `compact` spares those exactly at the revision asked for.)
-    pub(super) fn doom(&mut self, main: i64, mark: Mark) {
-        let sum = self.sum(self.record(mark));
+    pub(super) fn doom(&mut self, main: i64, sum: Sum) {
         match self.dooms.back_mut() {
             Some(last) if last.main == main => last.sum.add(sum),
             last => {

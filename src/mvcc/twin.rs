@@ -96,7 +96,7 @@ impl Twin {
         };
         match request.sort_order {
             0 | 1 => kvs.sort_by_key(by),
-            2 => kvs.sort_by(|a, b| by(b).cmp(&by(a))),
+            2 => kvs.sort_by_key(|kv| std::cmp::Reverse(by(kv))),
             _ => {}
         }
         let more = request.limit > 0 && kvs.len() as i64 > request.limit;

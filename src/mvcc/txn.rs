@@ -32,8 +32,9 @@ impl Drop for WriteTxn<'_> {
 }
 
 impl<'a> WriteTxn<'a> {
-    pub(super) fn new(store: &'a mut Store) -> WriteTxn<'a> {
-        WriteTxn { store, changes: Vec::new() }
+    /// A transaction that expects this many changes.
+    pub(super) fn new(store: &'a mut Store, changes: usize) -> WriteTxn<'a> {
+        WriteTxn { store, changes: Vec::with_capacity(changes) }
     }
 
     /// The revision that a read inside the transaction stands at.
