@@ -1,6 +1,7 @@
 //! What the tasks of one server and its callers share.
 
 use super::event::Event;
+use super::keep_alive::KeepAlives;
 use super::pending::Pending;
 use crate::apply::machine::StateMachine;
 use crate::env::Env;
@@ -85,6 +86,8 @@ pub struct Shared {
     pub hub: Mutex<Hub>,
     /// Wakes the task that feeds watchers from history.
     pub catch_up: Notify,
+    /// The keep-alives of leases that wait here.
+    pub keep_alives: KeepAlives,
     /// Wakes the task that removes what a compaction has killed.
     pub compact: Notify,
     /// The revision up to which that task has finished.
@@ -132,6 +135,7 @@ impl Shared {
             inbox: parts.inbox,
             hub: Mutex::new(parts.hub),
             catch_up: Notify::new(),
+            keep_alives: KeepAlives::default(),
             compact: Notify::new(),
             compacted: watch::Sender::new(compacted),
             state: RwLock::new(parts.state),
