@@ -37,6 +37,7 @@ pub mod peers;
 pub mod pending;
 pub mod publish;
 pub mod reads;
+pub mod recipes;
 pub mod recovery;
 pub mod shared;
 pub mod ticker;
@@ -254,6 +255,7 @@ fn spawn_ring(
         tokio::spawn(watch_stream::catch_up(shared.clone())),
         tokio::spawn(lease_driver::run(shared.clone())),
         tokio::spawn(keep_alive::run(shared.clone())),
+        tokio::spawn(recipes::run(shared.clone())),
     ]
 }
 

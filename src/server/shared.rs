@@ -3,6 +3,7 @@
 use super::event::Event;
 use super::keep_alive::KeepAlives;
 use super::pending::Pending;
+use super::recipes::Abandoned;
 use crate::apply::machine::StateMachine;
 use crate::env::Env;
 use crate::env::clock::Mono;
@@ -88,6 +89,8 @@ pub struct Shared {
     pub catch_up: Notify,
     /// The keep-alives of leases that wait here.
     pub keep_alives: KeepAlives,
+    /// Keys of locks and elections whose callers went away.
+    pub abandoned: Abandoned,
     /// Wakes the task that removes what a compaction has killed.
     pub compact: Notify,
     /// The revision up to which that task has finished.
@@ -136,6 +139,7 @@ impl Shared {
             hub: Mutex::new(parts.hub),
             catch_up: Notify::new(),
             keep_alives: KeepAlives::default(),
+            abandoned: Abandoned::default(),
             compact: Notify::new(),
             compacted: watch::Sender::new(compacted),
             state: RwLock::new(parts.state),
