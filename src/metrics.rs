@@ -18,7 +18,7 @@ const SERVER_STREAM: &str = "server_stream";
 const BIDI_STREAM: &str = "bidi_stream";
 
 /// Every call of the API; `grpc_server_*` begin at 0 for each, so that a rate is never missing.
-pub const METHODS: [(&str, &str, &[&str]); 12] = [
+pub const METHODS: [(&str, &str, &[&str]); 14] = [
     ("etcdserverpb.KV", UNARY, &["Range", "Put", "DeleteRange", "Txn", "Compact"]),
     ("etcdserverpb.KV", SERVER_STREAM, &["RangeStream"]),
     ("etcdserverpb.Watch", BIDI_STREAM, &["Watch"]),
@@ -61,6 +61,8 @@ pub const METHODS: [(&str, &str, &[&str]); 12] = [
     ("v3lockpb.Lock", UNARY, &["Lock", "Unlock"]),
     ("v3electionpb.Election", UNARY, &["Campaign", "Proclaim", "Leader", "Resign"]),
     ("v3electionpb.Election", SERVER_STREAM, &["Observe"]),
+    ("grpc.health.v1.Health", UNARY, &["Check"]),
+    ("grpc.health.v1.Health", SERVER_STREAM, &["Watch"]),
 ];
 /// The names of the gRPC codes, by number.
 pub const CODES: [&str; 17] = [

@@ -53,10 +53,24 @@ impl Front {
     where
         F: Future<Output = Result<R, Error>>,
     {
+        let work = async |caller, request| work(caller, request).await.map_err(to_status);
+        self.unary_status(call, request, work).await
+    }
+
+    /// Serves one unary call with failures that no `Error` stands for.
+    pub async fn unary_status<T, R, F>(
+        &self,
+        call: &Call,
+        request: Request<T>,
+        work: impl FnOnce(Caller, T) -> F,
+    ) -> Result<Response<R>, Status>
+    where
+        F: Future<Output = Result<R, Status>>,
+    {
         call.begin();
         call.received();
         let answer = match self.admit("unary", request.metadata()) {
-            Ok(caller) => work(caller, request.into_inner()).await.map_err(to_status),
+            Ok(caller) => work(caller, request.into_inner()).await,
             Err(refusal) => Err(refusal),
         };
         match &answer {

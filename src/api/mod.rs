@@ -7,16 +7,26 @@
 
 pub mod auth;
 pub mod cluster;
+pub mod election;
 pub mod front;
+pub mod health;
 pub mod kv;
+pub mod lease;
+pub mod lock;
 pub mod maintenance;
 pub mod status;
 pub mod validate;
+pub mod watch;
 
 use crate::pb::etcdserverpb::auth_server::AuthServer;
 use crate::pb::etcdserverpb::cluster_server::ClusterServer;
 use crate::pb::etcdserverpb::kv_server::KvServer;
+use crate::pb::etcdserverpb::lease_server::LeaseServer;
 use crate::pb::etcdserverpb::maintenance_server::MaintenanceServer;
+use crate::pb::etcdserverpb::watch_server::WatchServer;
+use crate::pb::health::health_server::HealthServer;
+use crate::pb::v3electionpb::election_server::ElectionServer;
+use crate::pb::v3lockpb::lock_server::LockServer;
 use crate::server::handle::Handle;
 use std::future::Future;
 use std::net::SocketAddr;
@@ -31,6 +41,11 @@ pub struct Services {
     pub cluster: ClusterServer<cluster::ClusterService>,
     pub maintenance: MaintenanceServer<maintenance::MaintenanceService>,
     pub auth: AuthServer<auth::AuthService>,
+    pub watch: WatchServer<watch::WatchService>,
+    pub lease: LeaseServer<lease::LeaseService>,
+    pub lock: LockServer<lock::LockService>,
+    pub election: ElectionServer<election::ElectionService>,
+    pub health: HealthServer<health::HealthService>,
 }
 
 /// The longest message that the client port takes.
@@ -49,7 +64,16 @@ impl Services {
             kv: kv.max_decoding_message_size(bytes),
             cluster: cluster.max_decoding_message_size(bytes),
             maintenance: MaintenanceServer::new(maintenance).max_decoding_message_size(bytes),
-            auth: AuthServer::new(auth::AuthService::new(front)).max_decoding_message_size(bytes),
+            auth: AuthServer::new(auth::AuthService::new(front.clone()))
+                .max_decoding_message_size(bytes),
+            watch: WatchServer::new(watch::WatchService::new(front.clone()))
+                .max_decoding_message_size(bytes),
+            lease: LeaseServer::new(lease::LeaseService::new(front.clone())),
+            lock: LockServer::new(lock::LockService::new(front.clone()))
+                .max_decoding_message_size(bytes),
+            election: ElectionServer::new(election::ElectionService::new(front.clone()))
+                .max_decoding_message_size(bytes),
+            health: HealthServer::new(health::HealthService::new(front)),
         }
     }
 }
@@ -69,6 +93,11 @@ pub async fn serve_clients(
         .add_service(services.cluster)
         .add_service(services.maintenance)
         .add_service(services.auth)
+        .add_service(services.watch)
+        .add_service(services.lease)
+        .add_service(services.lock)
+        .add_service(services.election)
+        .add_service(services.health)
         .serve_with_shutdown(addr, shutdown)
         .await
 }

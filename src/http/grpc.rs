@@ -16,6 +16,11 @@ pub async fn answer(services: &Services, request: Request<Incoming>) -> Response
         "etcdserverpb.Cluster" => services.cluster.clone().call(request).await,
         "etcdserverpb.Maintenance" => services.maintenance.clone().call(request).await,
         "etcdserverpb.Auth" => services.auth.clone().call(request).await,
+        "etcdserverpb.Watch" => services.watch.clone().call(request).await,
+        "etcdserverpb.Lease" => services.lease.clone().call(request).await,
+        "v3lockpb.Lock" => services.lock.clone().call(request).await,
+        "v3electionpb.Election" => services.election.clone().call(request).await,
+        "grpc.health.v1.Health" => services.health.clone().call(request).await,
         unknown => {
             let text = format!("unknown service {unknown}");
             return Status::new(Code::Unimplemented, text).into_http();

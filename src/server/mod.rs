@@ -15,6 +15,8 @@
 //! | queue | bound | when it is full |
 //! |---|---|---|
 //! | inbox of `node` | 4,096 events | the sender waits; a peer's stream is not read meanwhile |
+//! | keep-alives of leases | 200,000 | `too many requests` |
+//! | responses of a watch stream | `HubOptions` | its watchers go on from history |
 //! | callers that wait for an outcome | `Limits`: 5,000 and 256 MiB | `too many requests` |
 //! | committed and not yet applied | 5,000 entries | `too many requests` |
 //! | writes before `log_writer` | uncommitted data in the core | the core refuses proposals |
@@ -25,6 +27,7 @@
 pub mod applier;
 pub mod event;
 pub mod handle;
+pub mod keep_alive;
 pub mod lease_driver;
 pub mod log_writer;
 pub mod maintenance;
@@ -34,6 +37,7 @@ pub mod peers;
 pub mod pending;
 pub mod publish;
 pub mod reads;
+pub mod recipes;
 pub mod recovery;
 pub mod shared;
 pub mod ticker;
@@ -250,6 +254,8 @@ fn spawn_ring(
         tokio::spawn(ticker::run(clock, tick, shared.inbox.clone())),
         tokio::spawn(watch_stream::catch_up(shared.clone())),
         tokio::spawn(lease_driver::run(shared.clone())),
+        tokio::spawn(keep_alive::run(shared.clone())),
+        tokio::spawn(recipes::run(shared.clone())),
     ]
 }
 

@@ -91,7 +91,7 @@ impl Peer for PeerService {
     ) -> Result<Response<pb::PeerLeaseTimeToLiveResponse>, Status> {
         let request = request.into_inner();
         self.check(request.header)?;
-        let found = super::lease_driver::time_to_live_here(&self.shared, request.id);
+        let found = super::lease_driver::time_to_live_here(&self.shared, request.id).await;
         let found = found.map_err(|error| Status::unavailable(error.to_string()))?;
         Ok(Response::new(match found {
             Some(found) => pb::PeerLeaseTimeToLiveResponse {

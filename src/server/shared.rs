@@ -1,7 +1,9 @@
 //! What the tasks of one server and its callers share.
 
 use super::event::Event;
+use super::keep_alive::KeepAlives;
 use super::pending::Pending;
+use super::recipes::Abandoned;
 use crate::apply::machine::StateMachine;
 use crate::env::Env;
 use crate::env::clock::Mono;
@@ -85,6 +87,10 @@ pub struct Shared {
     pub hub: Mutex<Hub>,
     /// Wakes the task that feeds watchers from history.
     pub catch_up: Notify,
+    /// The keep-alives of leases that wait here.
+    pub keep_alives: KeepAlives,
+    /// Keys of locks and elections whose callers went away.
+    pub abandoned: Abandoned,
     /// Wakes the task that removes what a compaction has killed.
     pub compact: Notify,
     /// The revision up to which that task has finished.
@@ -132,6 +138,8 @@ impl Shared {
             inbox: parts.inbox,
             hub: Mutex::new(parts.hub),
             catch_up: Notify::new(),
+            keep_alives: KeepAlives::default(),
+            abandoned: Abandoned::default(),
             compact: Notify::new(),
             compacted: watch::Sender::new(compacted),
             state: RwLock::new(parts.state),

@@ -1,11 +1,182 @@
-//! Sessions of watchers on top of the hub.
+//! A client's stream of watchers, and the task that feeds the watchers that are behind.
 
+use super::handle::Handle;
 use super::shared::Shared;
 use crate::apply::outcome::RevisionChanges;
+use crate::env::clock::Mono;
+use crate::error::{Error, Result};
+use crate::pb::etcdserverpb::{WatchCreateRequest, WatchResponse};
+use crate::watch::catch_up::StepBudget;
+use crate::watch::hub::StreamId;
+use futures::future::BoxFuture;
 use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
-/// Tells the hub of revisions that were just applied, in order.
-pub fn publish(_shared: &Shared, _revisions: &[RevisionChanges]) {}
+/// A stream that asked for a leader ends when so many checks in a row found none; they are an
+/// election timeout apart (etcd, `v3rpc/interceptor.go`, `maxNoLeaderCnt`).
+const LEADERLESS_CHECKS_MAX: u32 = 3;
 
-/// Feeds watchers that lag from history, in bounded steps.
-pub async fn catch_up(_shared: Arc<Shared>) {}
+/// How often the progress timers are looked at, as a part of their interval, and the bounds.
+const PROGRESS_CHECKS_PER_INTERVAL: u32 = 20;
+const PROGRESS_CHECK_MIN: Duration = Duration::from_millis(10);
+const PROGRESS_CHECK_MAX: Duration = Duration::from_secs(1);
+
+/// One stream of watchers. Dropping it ends them all.
+///
+/// It is pulled from: nothing is made for a reader that does not ask, and requests of a client
+/// that does not read its replies are to be read no further once `is_congested` says so.
+pub struct WatchSession {
+    shared: Arc<Shared>,
+    stream: StreamId,
+    /// Completes with the reason when the stream has to end.
+    ending: BoxFuture<'static, Error>,
+    ended: bool,
+}
+
+impl Handle {
+    /// Opens a stream of watchers.
+    ///
+    /// # Errors
+    /// When the server has stopped, or knows no leader and the client wants one.
+    pub fn watch(&self, require_leader: bool) -> Result<WatchSession> {
+        let shared = self.shared().clone();
+        shared.check_running()?;
+        if require_leader && shared.view().leader == 0 {
+            return Err(Error::NoLeader);
+        }
+        let stream = shared.hub().open_stream();
+        let ending = Box::pin(ending(shared.clone(), require_leader));
+        Ok(WatchSession { shared, stream, ending, ended: false })
+    }
+}
+
+impl WatchSession {
+    /// Begins a watcher; what came of it is the stream's next reply.
+    pub fn create(&self, request: &WatchCreateRequest) {
+        let now = self.shared.env.clock.now().since_start();
+        let behind = {
+            let mut hub = self.shared.hub();
+            hub.create(self.stream, request, now);
+            hub.is_behind()
+        };
+        if behind {
+            self.shared.catch_up.notify_one();
+        }
+    }
+
+    /// Replies that a watcher was not created, and why.
+    pub fn refuse(&self, cancel_reason: String) {
+        self.shared.hub().refuse(self.stream, cancel_reason);
+    }
+
+    pub fn cancel(&self, watch_id: i64) {
+        self.shared.hub().cancel(self.stream, watch_id);
+    }
+
+    pub fn request_progress(&self) {
+        self.shared.hub().request_progress(self.stream);
+    }
+
+    /// Whether so many replies wait that no further request should be read.
+    pub fn is_congested(&self) -> bool {
+        self.shared.hub().is_congested(self.stream)
+    }
+
+    /// The next response. After an error there is nothing more.
+    pub fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<WatchResponse>>> {
+        if self.ended {
+            return Poll::Ready(None);
+        }
+        let (response, behind) = {
+            let mut hub = self.shared.hub();
+            (hub.poll_next(self.stream, cx.waker()), hub.is_behind())
+        };
+        if behind {
+            // Reading may have made room for watchers that waited for it.
+            self.shared.catch_up.notify_one();
+        }
+        if let Some(mut response) = response {
+            let revision = response.header.map_or(0, |header| header.revision);
+            response.header = Some(self.shared.header_at(revision));
+            return Poll::Ready(Some(Ok(response)));
+        }
+        let error = ready!(self.ending.as_mut().poll(cx));
+        self.ended = true;
+        Poll::Ready(Some(Err(error)))
+    }
+
+    /// The next response, for readers without a stream of their own.
+    pub async fn next(&mut self) -> Option<Result<WatchResponse>> {
+        std::future::poll_fn(|cx| self.poll_next(cx)).await
+    }
+}
+
+impl Drop for WatchSession {
+    fn drop(&mut self) {
+        self.shared.hub().close_stream(self.stream);
+    }
+}
+
+/// Tells watchers of revisions that were just applied, in order. The caller holds the state, so
+/// that no step through history comes in between.
+pub fn publish(shared: &Shared, revisions: &[RevisionChanges]) {
+    if revisions.is_empty() {
+        return;
+    }
+    let mut hub = shared.hub();
+    for revision in revisions {
+        hub.publish(revision.revision, &revision.changes);
+    }
+    if hub.is_behind() {
+        shared.catch_up.notify_one();
+    }
+}
+
+/// Waits until a stream has to end.
+async fn ending(shared: Arc<Shared>, require_leader: bool) -> Error {
+    let mut leaderless_checks = 0;
+    loop {
+        if !require_leader {
+            shared.stopped().await;
+            return Error::Stopped;
+        }
+        let pause = shared.env.clock.sleep(shared.election_timeout);
+        tokio::select! {
+            biased;
+            _ = shared.stopped() => return Error::Stopped,
+            () = pause => {}
+        }
+        leaderless_checks = if shared.view().leader == 0 { leaderless_checks + 1 } else { 0 };
+        if leaderless_checks >= LEADERLESS_CHECKS_MAX {
+            return Error::NoLeader;
+        }
+    }
+}
+
+/// Feeds the watchers that are behind and lets the progress timers strike; runs until the server
+/// stops. Between two steps everyone else runs, writers first of all.
+pub async fn catch_up(shared: Arc<Shared>) {
+    let interval = shared.hub().progress_interval() / PROGRESS_CHECKS_PER_INTERVAL;
+    let interval = interval.clamp(PROGRESS_CHECK_MIN, PROGRESS_CHECK_MAX);
+    let mut check_at: Mono = shared.env.clock.now() + interval;
+    loop {
+        let timer = shared.env.clock.sleep_until(check_at);
+        tokio::select! {
+            biased;
+            () = timer => {
+                let now = shared.env.clock.now();
+                shared.hub().tick_progress(now.since_start());
+                check_at = now + interval;
+            }
+            () = shared.catch_up.notified() => while step(&shared) {
+                crate::env::yield_now().await;
+            },
+        }
+    }
+}
+
+fn step(shared: &Shared) -> bool {
+    let state = shared.state();
+    shared.hub().catch_up(&state.store, StepBudget::default())
+}

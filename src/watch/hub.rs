@@ -124,6 +124,10 @@ impl Hub {
         self.revision
     }
 
+    pub fn progress_interval(&self) -> Duration {
+        self.options.progress_interval
+    }
+
     pub fn stats(&self) -> HubStats {
         let parked = self.streams.iter().flatten().map(|stream| stream.parked.len());
         HubStats {
@@ -271,10 +275,24 @@ impl Hub {
                 }
             });
         }
+        let is_cold = changes.iter().any(|change| change.prev_is_cold);
         for slot in touched.drain(..) {
-            self.offer(slot, revision, changes);
+            if is_cold && self.watcher(slot).prev_kv {
+                self.fall_behind(slot, revision);
+            } else {
+                self.offer(slot, revision, changes);
+            }
         }
         self.touched = touched;
+    }
+
+    /// A value before some change has to be read from the disk, which is no work for writers:
+    /// the watcher gets this revision from history.
+    fn fall_behind(&mut self, slot: Slot, revision: i64) {
+        let watcher = self.watchers[slot as usize].as_mut().expect("a watcher with hits");
+        watcher.hits.clear();
+        (watcher.state, watcher.next) = (State::Behind, revision);
+        self.behind.insert((revision, slot));
     }
 
     /// The store was replaced whole by a later state. Watchers go on where they were: what they

@@ -59,7 +59,7 @@ pub struct Watcher {
     pub range: KeyRange,
     no_put: bool,
     no_delete: bool,
-    prev_kv: bool,
+    pub prev_kv: bool,
     pub fragment: bool,
     pub progress_notify: bool,
     /// The revision asked for; 0 if none was. No progress below it is reported.
