@@ -5,15 +5,18 @@
 //! other is a plain question ([`plain`]): health, metrics, version. There is no router and no layer between
 //! the connection and the service, because what stands there is paid for by every request.
 
+pub mod authority;
 pub mod grpc;
 pub mod health;
 pub mod plain;
 pub mod process;
 
-use crate::api::Services;
+use crate::http::authority::Lenient;
+use crate::http::grpc::Services;
 use crate::pb::raftpb::peer_server::PeerServer;
 use crate::server::handle::Handle;
 use crate::server::peer_service::PeerService;
+use crate::server::peers::MESSAGE_BYTES_MAX;
 use hyper::body::Incoming;
 use hyper::header::CONTENT_TYPE;
 use hyper::service::service_fn;
@@ -66,7 +69,10 @@ impl Site {
 
     /// A port of `--listen-peer-urls`.
     pub fn peers(handle: Handle, service: PeerService, options: Options) -> Arc<Site> {
-        Arc::new(Site { handle, role: Role::Peers(service.into_server()), options })
+        let service = PeerServer::new(service)
+            .max_decoding_message_size(MESSAGE_BYTES_MAX)
+            .max_encoding_message_size(MESSAGE_BYTES_MAX);
+        Arc::new(Site { handle, role: Role::Peers(service), options })
     }
 
     /// A port of `--listen-metrics-urls`.
@@ -140,7 +146,7 @@ async fn connection(stream: TcpStream, site: Arc<Site>, mut stopped: watch::Rece
         let site = site.clone();
         async move { Ok::<_, Infallible>(site.answer(request).await) }
     });
-    let mut serving = pin!(builder.serve_connection(TokioIo::new(stream), service));
+    let mut serving = pin!(builder.serve_connection(TokioIo::new(Lenient::new(stream)), service));
     let ended = tokio::select! {
         biased;
         ended = serving.as_mut() => ended,
