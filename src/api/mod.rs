@@ -18,6 +18,16 @@ pub mod status;
 pub mod validate;
 pub mod watch;
 
+use crate::api::auth::AuthService;
+use crate::api::cluster::ClusterService;
+use crate::api::front::Front;
+use crate::api::election::ElectionService;
+use crate::api::health::HealthService;
+use crate::api::kv::KvService;
+use crate::api::lease::LeaseService;
+use crate::api::lock::LockService;
+use crate::api::maintenance::MaintenanceService;
+use crate::api::watch::WatchService;
 use crate::pb::etcdserverpb::auth_server::AuthServer;
 use crate::pb::etcdserverpb::cluster_server::ClusterServer;
 use crate::pb::etcdserverpb::kv_server::KvServer;
@@ -34,48 +44,9 @@ use std::net::SocketAddr;
 /// What a message may be longer than the request that it holds (etcd, `v3rpc/grpc.go`).
 const MESSAGE_OVERHEAD_BYTES: usize = 512 * 1024;
 
-/// The services of one server, ready to be served.
-#[derive(Clone)]
-pub struct Services {
-    pub kv: KvServer<kv::KvService>,
-    pub cluster: ClusterServer<cluster::ClusterService>,
-    pub maintenance: MaintenanceServer<maintenance::MaintenanceService>,
-    pub auth: AuthServer<auth::AuthService>,
-    pub watch: WatchServer<watch::WatchService>,
-    pub lease: LeaseServer<lease::LeaseService>,
-    pub lock: LockServer<lock::LockService>,
-    pub election: ElectionServer<election::ElectionService>,
-    pub health: HealthServer<health::HealthService>,
-}
-
 /// The longest message that the client port takes.
 pub fn max_message_bytes(handle: &Handle) -> usize {
     handle.limits().max_request_bytes + MESSAGE_OVERHEAD_BYTES
-}
-
-impl Services {
-    pub fn new(handle: Handle) -> Services {
-        let bytes = max_message_bytes(&handle);
-        let front = front::Front::new(handle);
-        let kv = KvServer::new(kv::KvService::new(front.clone()));
-        let cluster = ClusterServer::new(cluster::ClusterService::new(front.clone()));
-        let maintenance = maintenance::MaintenanceService::new(front.clone());
-        Services {
-            kv: kv.max_decoding_message_size(bytes),
-            cluster: cluster.max_decoding_message_size(bytes),
-            maintenance: MaintenanceServer::new(maintenance).max_decoding_message_size(bytes),
-            auth: AuthServer::new(auth::AuthService::new(front.clone()))
-                .max_decoding_message_size(bytes),
-            watch: WatchServer::new(watch::WatchService::new(front.clone()))
-                .max_decoding_message_size(bytes),
-            lease: LeaseServer::new(lease::LeaseService::new(front.clone())),
-            lock: LockServer::new(lock::LockService::new(front.clone()))
-                .max_decoding_message_size(bytes),
-            election: ElectionServer::new(election::ElectionService::new(front.clone()))
-                .max_decoding_message_size(bytes),
-            health: HealthServer::new(health::HealthService::new(front)),
-        }
-    }
 }
 
 /// Serves the client port, gRPC alone, until `shutdown` completes.
@@ -87,17 +58,28 @@ pub async fn serve_clients(
     addr: SocketAddr,
     shutdown: impl Future<Output = ()>,
 ) -> Result<(), tonic::transport::Error> {
-    let services = Services::new(handle);
+    let bytes = max_message_bytes(&handle);
+    let front = Front::new(handle);
+    // The two builds give these services types of different shapes, so none is named here.
+    let kv = KvServer::new(KvService::new(front.clone()));
+    let cluster = ClusterServer::new(ClusterService::new(front.clone()));
+    let maintenance = MaintenanceServer::new(MaintenanceService::new(front.clone()));
+    let auth = AuthServer::new(AuthService::new(front.clone()));
+    let watch = WatchServer::new(WatchService::new(front.clone()));
+    let lease = LeaseServer::new(LeaseService::new(front.clone()));
+    let lock = LockServer::new(LockService::new(front.clone()));
+    let election = ElectionServer::new(ElectionService::new(front.clone()));
+    let health = HealthServer::new(HealthService::new(front));
     tonic::transport::Server::builder()
-        .add_service(services.kv)
-        .add_service(services.cluster)
-        .add_service(services.maintenance)
-        .add_service(services.auth)
-        .add_service(services.watch)
-        .add_service(services.lease)
-        .add_service(services.lock)
-        .add_service(services.election)
-        .add_service(services.health)
+        .add_service(kv.max_decoding_message_size(bytes))
+        .add_service(cluster.max_decoding_message_size(bytes))
+        .add_service(maintenance.max_decoding_message_size(bytes))
+        .add_service(auth.max_decoding_message_size(bytes))
+        .add_service(watch.max_decoding_message_size(bytes))
+        .add_service(lease)
+        .add_service(lock.max_decoding_message_size(bytes))
+        .add_service(election.max_decoding_message_size(bytes))
+        .add_service(health)
         .serve_with_shutdown(addr, shutdown)
         .await
 }

@@ -1,11 +1,69 @@
 //! gRPC requests: which service answers, and etcd's words where the library has its own.
 
-use crate::api::Services;
+use crate::api::auth::AuthService;
+use crate::api::cluster::ClusterService;
+use crate::api::front::Front;
+use crate::api::election::ElectionService;
+use crate::api::health::HealthService;
+use crate::api::kv::KvService;
+use crate::api::lease::LeaseService;
+use crate::api::lock::LockService;
+use crate::api::maintenance::MaintenanceService;
+use crate::api::max_message_bytes;
+use crate::api::watch::WatchService;
+use crate::pb::etcdserverpb::auth_server::AuthServer;
+use crate::pb::etcdserverpb::cluster_server::ClusterServer;
+use crate::pb::etcdserverpb::kv_server::KvServer;
+use crate::pb::etcdserverpb::lease_server::LeaseServer;
+use crate::pb::etcdserverpb::maintenance_server::MaintenanceServer;
+use crate::pb::etcdserverpb::watch_server::WatchServer;
+use crate::pb::health::health_server::HealthServer;
+use crate::pb::v3electionpb::election_server::ElectionServer;
+use crate::pb::v3lockpb::lock_server::LockServer;
+use crate::server::handle::Handle;
 use hyper::body::Incoming;
 use hyper::{Request, Response};
 use tonic::body::Body;
 use tonic::codegen::Service;
 use tonic::{Code, Status};
+
+/// The services of the client port.
+pub struct Services {
+    kv: KvServer<KvService>,
+    cluster: ClusterServer<ClusterService>,
+    maintenance: MaintenanceServer<MaintenanceService>,
+    auth: AuthServer<AuthService>,
+    watch: WatchServer<WatchService>,
+    lease: LeaseServer<LeaseService>,
+    lock: LockServer<LockService>,
+    election: ElectionServer<ElectionService>,
+    health: HealthServer<HealthService>,
+}
+
+impl Services {
+    pub fn new(handle: Handle) -> Services {
+        let bytes = max_message_bytes(&handle);
+        let front = Front::new(handle);
+        let kv = KvServer::new(KvService::new(front.clone()));
+        let cluster = ClusterServer::new(ClusterService::new(front.clone()));
+        let maintenance = MaintenanceServer::new(MaintenanceService::new(front.clone()));
+        let auth = AuthServer::new(AuthService::new(front.clone()));
+        let watch = WatchServer::new(WatchService::new(front.clone()));
+        let lock = LockServer::new(LockService::new(front.clone()));
+        let election = ElectionServer::new(ElectionService::new(front.clone()));
+        Services {
+            kv: kv.max_decoding_message_size(bytes),
+            cluster: cluster.max_decoding_message_size(bytes),
+            maintenance: maintenance.max_decoding_message_size(bytes),
+            auth: auth.max_decoding_message_size(bytes),
+            watch: watch.max_decoding_message_size(bytes),
+            lease: LeaseServer::new(LeaseService::new(front.clone())),
+            lock: lock.max_decoding_message_size(bytes),
+            election: election.max_decoding_message_size(bytes),
+            health: HealthServer::new(HealthService::new(front)),
+        }
+    }
+}
 
 /// Answers one gRPC request.
 pub async fn answer(services: &Services, request: Request<Incoming>) -> Response<Body> {

@@ -5,12 +5,14 @@
 //! other is a plain question ([`plain`]): health, metrics, version. There is no router and no layer between
 //! the connection and the service, because what stands there is paid for by every request.
 
+pub mod authority;
 pub mod grpc;
 pub mod health;
 pub mod plain;
 pub mod process;
 
-use crate::api::Services;
+use crate::http::authority::Lenient;
+use crate::http::grpc::Services;
 use crate::pb::raftpb::peer_server::PeerServer;
 use crate::server::handle::Handle;
 use crate::server::peer_service::PeerService;
@@ -144,7 +146,7 @@ async fn connection(stream: TcpStream, site: Arc<Site>, mut stopped: watch::Rece
         let site = site.clone();
         async move { Ok::<_, Infallible>(site.answer(request).await) }
     });
-    let mut serving = pin!(builder.serve_connection(TokioIo::new(stream), service));
+    let mut serving = pin!(builder.serve_connection(TokioIo::new(Lenient::new(stream)), service));
     let ended = tokio::select! {
         biased;
         ended = serving.as_mut() => ended,
