@@ -20,17 +20,23 @@ use crate::pb::etcdserverpb::maintenance_server::MaintenanceServer;
 use crate::server::handle::Handle;
 use std::future::Future;
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 /// What a message may be longer than the request that it holds (etcd, `v3rpc/grpc.go`).
 const MESSAGE_OVERHEAD_BYTES: usize = 512 * 1024;
 
-/// The services of one server, ready to be served.
+/// The services of one server.
+///
+/// They are wrapped for gRPC where they are served: the wrapper's type differs between the two
+/// builds, so it is never named.
 #[derive(Clone)]
 pub struct Services {
-    pub kv: KvServer<kv::KvService>,
-    pub cluster: ClusterServer<cluster::ClusterService>,
-    pub maintenance: MaintenanceServer<maintenance::MaintenanceService>,
-    pub auth: AuthServer<auth::AuthService>,
+    pub kv: Arc<kv::KvService>,
+    pub cluster: Arc<cluster::ClusterService>,
+    pub maintenance: Arc<maintenance::MaintenanceService>,
+    pub auth: Arc<auth::AuthService>,
+    /// The longest message that is taken.
+    pub message_bytes_max: usize,
 }
 
 /// The longest message that the client port takes.
@@ -40,16 +46,14 @@ pub fn max_message_bytes(handle: &Handle) -> usize {
 
 impl Services {
     pub fn new(handle: Handle) -> Services {
-        let bytes = max_message_bytes(&handle);
+        let message_bytes_max = max_message_bytes(&handle);
         let front = front::Front::new(handle);
-        let kv = KvServer::new(kv::KvService::new(front.clone()));
-        let cluster = ClusterServer::new(cluster::ClusterService::new(front.clone()));
-        let maintenance = maintenance::MaintenanceService::new(front.clone());
         Services {
-            kv: kv.max_decoding_message_size(bytes),
-            cluster: cluster.max_decoding_message_size(bytes),
-            maintenance: MaintenanceServer::new(maintenance).max_decoding_message_size(bytes),
-            auth: AuthServer::new(auth::AuthService::new(front)).max_decoding_message_size(bytes),
+            kv: Arc::new(kv::KvService::new(front.clone())),
+            cluster: Arc::new(cluster::ClusterService::new(front.clone())),
+            maintenance: Arc::new(maintenance::MaintenanceService::new(front.clone())),
+            auth: Arc::new(auth::AuthService::new(front)),
+            message_bytes_max,
         }
     }
 }
@@ -64,11 +68,14 @@ pub async fn serve_clients(
     shutdown: impl Future<Output = ()>,
 ) -> Result<(), tonic::transport::Error> {
     let services = Services::new(handle);
+    let bytes = services.message_bytes_max;
     tonic::transport::Server::builder()
-        .add_service(services.kv)
-        .add_service(services.cluster)
-        .add_service(services.maintenance)
-        .add_service(services.auth)
+        .add_service(KvServer::from_arc(services.kv).max_decoding_message_size(bytes))
+        .add_service(ClusterServer::from_arc(services.cluster).max_decoding_message_size(bytes))
+        .add_service(
+            MaintenanceServer::from_arc(services.maintenance).max_decoding_message_size(bytes),
+        )
+        .add_service(AuthServer::from_arc(services.auth).max_decoding_message_size(bytes))
         .serve_with_shutdown(addr, shutdown)
         .await
 }
