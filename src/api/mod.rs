@@ -30,22 +30,28 @@ use crate::pb::v3lockpb::lock_server::LockServer;
 use crate::server::handle::Handle;
 use std::future::Future;
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 /// What a message may be longer than the request that it holds (etcd, `v3rpc/grpc.go`).
 const MESSAGE_OVERHEAD_BYTES: usize = 512 * 1024;
 
-/// The services of one server, ready to be served.
+/// The services of one server.
+///
+/// They are wrapped for gRPC where they are served: the wrapper's type differs between the two
+/// builds, so it is never named.
 #[derive(Clone)]
 pub struct Services {
-    pub kv: KvServer<kv::KvService>,
-    pub cluster: ClusterServer<cluster::ClusterService>,
-    pub maintenance: MaintenanceServer<maintenance::MaintenanceService>,
-    pub auth: AuthServer<auth::AuthService>,
-    pub watch: WatchServer<watch::WatchService>,
-    pub lease: LeaseServer<lease::LeaseService>,
-    pub lock: LockServer<lock::LockService>,
-    pub election: ElectionServer<election::ElectionService>,
-    pub health: HealthServer<health::HealthService>,
+    pub kv: Arc<kv::KvService>,
+    pub cluster: Arc<cluster::ClusterService>,
+    pub maintenance: Arc<maintenance::MaintenanceService>,
+    pub auth: Arc<auth::AuthService>,
+    pub watch: Arc<watch::WatchService>,
+    pub lease: Arc<lease::LeaseService>,
+    pub lock: Arc<lock::LockService>,
+    pub election: Arc<election::ElectionService>,
+    pub health: Arc<health::HealthService>,
+    /// The longest message that is taken.
+    pub message_bytes_max: usize,
 }
 
 /// The longest message that the client port takes.
@@ -55,25 +61,19 @@ pub fn max_message_bytes(handle: &Handle) -> usize {
 
 impl Services {
     pub fn new(handle: Handle) -> Services {
-        let bytes = max_message_bytes(&handle);
+        let message_bytes_max = max_message_bytes(&handle);
         let front = front::Front::new(handle);
-        let kv = KvServer::new(kv::KvService::new(front.clone()));
-        let cluster = ClusterServer::new(cluster::ClusterService::new(front.clone()));
-        let maintenance = maintenance::MaintenanceService::new(front.clone());
         Services {
-            kv: kv.max_decoding_message_size(bytes),
-            cluster: cluster.max_decoding_message_size(bytes),
-            maintenance: MaintenanceServer::new(maintenance).max_decoding_message_size(bytes),
-            auth: AuthServer::new(auth::AuthService::new(front.clone()))
-                .max_decoding_message_size(bytes),
-            watch: WatchServer::new(watch::WatchService::new(front.clone()))
-                .max_decoding_message_size(bytes),
-            lease: LeaseServer::new(lease::LeaseService::new(front.clone())),
-            lock: LockServer::new(lock::LockService::new(front.clone()))
-                .max_decoding_message_size(bytes),
-            election: ElectionServer::new(election::ElectionService::new(front.clone()))
-                .max_decoding_message_size(bytes),
-            health: HealthServer::new(health::HealthService::new(front)),
+            kv: Arc::new(kv::KvService::new(front.clone())),
+            cluster: Arc::new(cluster::ClusterService::new(front.clone())),
+            maintenance: Arc::new(maintenance::MaintenanceService::new(front.clone())),
+            auth: Arc::new(auth::AuthService::new(front.clone())),
+            watch: Arc::new(watch::WatchService::new(front.clone())),
+            lease: Arc::new(lease::LeaseService::new(front.clone())),
+            lock: Arc::new(lock::LockService::new(front.clone())),
+            election: Arc::new(election::ElectionService::new(front.clone())),
+            health: Arc::new(health::HealthService::new(front.clone())),
+            message_bytes_max,
         }
     }
 }
@@ -88,16 +88,19 @@ pub async fn serve_clients(
     shutdown: impl Future<Output = ()>,
 ) -> Result<(), tonic::transport::Error> {
     let services = Services::new(handle);
+    let bytes = services.message_bytes_max;
     tonic::transport::Server::builder()
-        .add_service(services.kv)
-        .add_service(services.cluster)
-        .add_service(services.maintenance)
-        .add_service(services.auth)
-        .add_service(services.watch)
-        .add_service(services.lease)
-        .add_service(services.lock)
-        .add_service(services.election)
-        .add_service(services.health)
+        .add_service(KvServer::from_arc(services.kv).max_decoding_message_size(bytes))
+        .add_service(ClusterServer::from_arc(services.cluster).max_decoding_message_size(bytes))
+        .add_service(
+            MaintenanceServer::from_arc(services.maintenance).max_decoding_message_size(bytes),
+        )
+        .add_service(AuthServer::from_arc(services.auth).max_decoding_message_size(bytes))
+        .add_service(WatchServer::from_arc(services.watch).max_decoding_message_size(bytes))
+        .add_service(LeaseServer::from_arc(services.lease).max_decoding_message_size(bytes))
+        .add_service(LockServer::from_arc(services.lock).max_decoding_message_size(bytes))
+        .add_service(ElectionServer::from_arc(services.election).max_decoding_message_size(bytes))
+        .add_service(HealthServer::from_arc(services.health).max_decoding_message_size(bytes))
         .serve_with_shutdown(addr, shutdown)
         .await
 }

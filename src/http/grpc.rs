@@ -1,6 +1,15 @@
 //! gRPC requests: which service answers, and etcd's words where the library has its own.
 
 use crate::api::Services;
+use crate::pb::etcdserverpb::auth_server::AuthServer;
+use crate::pb::etcdserverpb::cluster_server::ClusterServer;
+use crate::pb::etcdserverpb::kv_server::KvServer;
+use crate::pb::etcdserverpb::lease_server::LeaseServer;
+use crate::pb::etcdserverpb::maintenance_server::MaintenanceServer;
+use crate::pb::etcdserverpb::watch_server::WatchServer;
+use crate::pb::health::health_server::HealthServer;
+use crate::pb::v3electionpb::election_server::ElectionServer;
+use crate::pb::v3lockpb::lock_server::LockServer;
 use hyper::body::Incoming;
 use hyper::{Request, Response};
 use tonic::body::Body;
@@ -11,16 +20,44 @@ use tonic::{Code, Status};
 pub async fn answer(services: &Services, request: Request<Incoming>) -> Response<Body> {
     // Cheap: the parts of an address share one buffer.
     let uri = request.uri().clone();
+    let bytes = services.message_bytes_max;
     let response = match service_of(uri.path()) {
-        "etcdserverpb.KV" => services.kv.clone().call(request).await,
-        "etcdserverpb.Cluster" => services.cluster.clone().call(request).await,
-        "etcdserverpb.Maintenance" => services.maintenance.clone().call(request).await,
-        "etcdserverpb.Auth" => services.auth.clone().call(request).await,
-        "etcdserverpb.Watch" => services.watch.clone().call(request).await,
-        "etcdserverpb.Lease" => services.lease.clone().call(request).await,
-        "v3lockpb.Lock" => services.lock.clone().call(request).await,
-        "v3electionpb.Election" => services.election.clone().call(request).await,
-        "grpc.health.v1.Health" => services.health.clone().call(request).await,
+        "etcdserverpb.KV" => {
+            let service = KvServer::from_arc(services.kv.clone());
+            service.max_decoding_message_size(bytes).call(request).await
+        }
+        "etcdserverpb.Cluster" => {
+            let service = ClusterServer::from_arc(services.cluster.clone());
+            service.max_decoding_message_size(bytes).call(request).await
+        }
+        "etcdserverpb.Maintenance" => {
+            let service = MaintenanceServer::from_arc(services.maintenance.clone());
+            service.max_decoding_message_size(bytes).call(request).await
+        }
+        "etcdserverpb.Auth" => {
+            let service = AuthServer::from_arc(services.auth.clone());
+            service.max_decoding_message_size(bytes).call(request).await
+        }
+        "etcdserverpb.Watch" => {
+            let service = WatchServer::from_arc(services.watch.clone());
+            service.max_decoding_message_size(bytes).call(request).await
+        }
+        "etcdserverpb.Lease" => {
+            let service = LeaseServer::from_arc(services.lease.clone());
+            service.max_decoding_message_size(bytes).call(request).await
+        }
+        "v3lockpb.Lock" => {
+            let service = LockServer::from_arc(services.lock.clone());
+            service.max_decoding_message_size(bytes).call(request).await
+        }
+        "v3electionpb.Election" => {
+            let service = ElectionServer::from_arc(services.election.clone());
+            service.max_decoding_message_size(bytes).call(request).await
+        }
+        "grpc.health.v1.Health" => {
+            let service = HealthServer::from_arc(services.health.clone());
+            service.max_decoding_message_size(bytes).call(request).await
+        }
         unknown => {
             let text = format!("unknown service {unknown}");
             return Status::new(Code::Unimplemented, text).into_http();

@@ -9,6 +9,7 @@ use crate::disk::faults::{DiskCounters, DiskFaults};
 use crate::options::Options;
 use crate::plan::{Plan, Target};
 use crate::random::Stream;
+use detcd::api::serve_clients;
 use detcd::env::Env;
 use detcd::env::disk::Disk;
 use detcd::membership::member_id;
@@ -529,7 +530,8 @@ impl Seat {
     async fn serve_clients(&self, server: &Server) -> Result<(), String> {
         server.ready().await;
         let address = client_address(self.member);
-        super::front::serve(server.handle(), address).await.map_err(|e| e.to_string())
+        let never = std::future::pending();
+        serve_clients(server.handle(), address, never).await.map_err(|e| e.to_string())
     }
 }
 

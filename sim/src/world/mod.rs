@@ -14,7 +14,6 @@ pub mod client;
 pub mod cluster;
 /// What the nemesis does.
 pub mod faults;
-mod front;
 /// After the faults.
 pub mod heal;
 /// Between the model's requests and the messages of the API.
