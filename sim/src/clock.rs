@@ -4,10 +4,10 @@
 //! the rate changes and works out anew how long the rest takes.
 
 use detcd::env::clock::{Clock, Mono};
+use detcd::env::signal::Signal;
 use futures::future::BoxFuture;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
-use tokio::sync::watch;
 use tokio::time::Instant;
 
 /// The rate of a true clock: local microseconds in a second of the simulation.
@@ -24,7 +24,8 @@ pub struct SimClock {
 
 struct Shared {
     line: Mutex<Line>,
-    changed: watch::Sender<u64>,
+    /// Counts the changes of rate.
+    changed: Signal<u64>,
 }
 
 /// Local time as a straight line through the last change of rate.
@@ -65,7 +66,7 @@ impl SimClock {
     /// A true clock whose wall shows `wall` since the Unix epoch.
     pub fn new(wall: Duration) -> SimClock {
         let line = Line { since: Instant::now(), local: ORIGIN, wall, rate: TRUE_RATE };
-        let changed = watch::Sender::new(0);
+        let changed = Signal::new(0);
         SimClock { shared: Arc::new(Shared { line: Mutex::new(line), changed }) }
     }
 
@@ -81,7 +82,7 @@ impl SimClock {
             line.bend();
             line.rate = rate;
         }
-        self.shared.changed.send_modify(|changes| *changes += 1);
+        self.shared.changed.update(|changes| *changes += 1);
     }
 
     pub fn rate(&self) -> u64 {
@@ -114,8 +115,8 @@ impl Clock for SimClock {
     fn sleep_until(&self, at: Mono) -> BoxFuture<'static, ()> {
         let clock = self.clone();
         Box::pin(async move {
-            let mut changed = clock.shared.changed.subscribe();
             loop {
+                let changes = clock.shared.changed.get();
                 let (left, rate) = {
                     let line = clock.line();
                     (at - Mono::new(line.now()), line.rate)
@@ -127,7 +128,7 @@ impl Clock for SimClock {
                 let pause = scale(left, TRUE_RATE, rate) + Duration::from_nanos(1);
                 tokio::select! {
                     biased;
-                    _ = changed.changed() => {}
+                    _ = clock.shared.changed.wait_for(|now| *now != changes) => {}
                     _ = tokio::time::sleep(pause) => {}
                 }
             }

@@ -14,6 +14,7 @@ pub mod disk;
 pub mod mem_disk;
 pub mod real_disk;
 pub mod recorder;
+pub mod signal;
 
 use crate::env::clock::Clock;
 use crate::env::disk::Disk;

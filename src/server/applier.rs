@@ -79,7 +79,7 @@ pub async fn compactor(shared: Arc<Shared>) {
                 (state.store.compact_step(STEP_RECORDS), state.store.compact_revision())
             };
             if !more {
-                shared.compacted.send_replace(revision);
+                shared.compacted.set(revision);
                 break;
             }
             crate::env::yield_now().await;

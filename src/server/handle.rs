@@ -214,11 +214,11 @@ impl Handle {
         let revision = request.revision;
         self.propose(caller, Op::Compaction(request)).await?;
         if physical {
-            let mut done = self.shared.compacted.subscribe();
+            let done = self.shared.compacted.wait_for(|done| *done >= revision);
             let stopped = self.shared.stopped();
             tokio::select! {
                 biased;
-                _ = done.wait_for(|done| *done >= revision) => {}
+                _ = done => {}
                 _ = stopped => return Err(Error::Stopped),
             }
         }

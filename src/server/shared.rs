@@ -7,6 +7,7 @@ use super::recipes::Abandoned;
 use crate::apply::machine::StateMachine;
 use crate::env::Env;
 use crate::env::clock::Mono;
+use crate::env::signal::Signal;
 use crate::env::recorder;
 use crate::error::{Error, Result};
 use crate::metrics::Metrics;
@@ -17,7 +18,7 @@ use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use std::sync::{Arc, Mutex, MutexGuard, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::Duration;
-use tokio::sync::{Notify, mpsc, watch};
+use tokio::sync::{Notify, mpsc};
 
 /// Limits on what callers may ask for.
 #[derive(Clone, Debug)]
@@ -94,12 +95,12 @@ pub struct Shared {
     /// Wakes the task that removes what a compaction has killed.
     pub compact: Notify,
     /// The revision up to which that task has finished.
-    pub compacted: watch::Sender<i64>,
+    pub compacted: Signal<i64>,
     state: RwLock<StateMachine>,
     pending: Mutex<Pending>,
     view: Mutex<View>,
     chance: Mutex<StdRng>,
-    stopped: watch::Sender<Option<StopReason>>,
+    stopped: Signal<Option<StopReason>>,
 }
 
 /// What [`Shared`] is made of.
@@ -141,12 +142,12 @@ impl Shared {
             keep_alives: KeepAlives::default(),
             abandoned: Abandoned::default(),
             compact: Notify::new(),
-            compacted: watch::Sender::new(compacted),
+            compacted: Signal::new(compacted),
             state: RwLock::new(parts.state),
             pending: Mutex::new(pending),
             view: Mutex::new(View::default()),
             chance: Mutex::new(chance),
-            stopped: watch::Sender::new(None),
+            stopped: Signal::new(None),
             env: parts.env,
         }
     }
@@ -217,30 +218,27 @@ impl Shared {
 
     /// Ends the server; the first reason is the one that counts.
     pub fn stop(&self, reason: StopReason) {
-        self.stopped.send_if_modified(|stopped| {
-            let first = stopped.is_none();
-            if first {
+        self.stopped.update(|stopped| {
+            if stopped.is_none() {
                 let event = recorder::Event::Stopped { reason: format!("{reason:?}") };
                 self.env.recorder.record(&event);
                 *stopped = Some(reason);
             }
-            first
         });
     }
 
     pub fn stop_reason(&self) -> Option<StopReason> {
-        self.stopped.borrow().clone()
+        self.stopped.get()
     }
 
     /// Completes once the server has stopped.
     pub async fn stopped(&self) -> StopReason {
-        let mut stopped = self.stopped.subscribe();
-        let reason = stopped.wait_for(Option::is_some).await;
-        reason.expect("the sender lives as long as self").clone().expect("waited for a reason")
+        let stopped = self.stopped.wait_for(Option::is_some).await;
+        stopped.expect("waited for a reason")
     }
 
     /// Refuses what a server that has stopped can't do.
     pub fn check_running(&self) -> Result<()> {
-        if self.stopped.borrow().is_some() { Err(Error::Stopped) } else { Ok(()) }
+        if self.stopped.get().is_some() { Err(Error::Stopped) } else { Ok(()) }
     }
 }

@@ -8,11 +8,11 @@ use crate::marks::Marks;
 use crate::model::{Answer, Request};
 use crate::outcome::Figures;
 use crate::trace::Trace;
+use detcd::env::signal::Signal;
 use detcd::env::recorder::{Event, Recorder, RoleName};
 use std::collections::BTreeMap;
 use std::fmt::Arguments;
 use std::sync::{Arc, Mutex, MutexGuard};
-use tokio::sync::watch;
 use tokio::time::Instant;
 
 /// What the book knows of one member.
@@ -57,8 +57,8 @@ pub struct Book {
 pub struct SharedBook {
     book: Arc<Mutex<Book>>,
     start: Instant,
-    elections: watch::Sender<Election>,
-    broken: watch::Sender<bool>,
+    elections: Arc<Signal<Election>>,
+    broken: Arc<Signal<bool>>,
 }
 
 impl SharedBook {
@@ -80,8 +80,8 @@ impl SharedBook {
         SharedBook {
             book: Arc::new(Mutex::new(book)),
             start: Instant::now(),
-            elections: watch::Sender::new(Election::default()),
-            broken: watch::Sender::new(false),
+            elections: Arc::new(Signal::new(Election::default())),
+            broken: Arc::new(Signal::new(false)),
         }
     }
 
@@ -107,22 +107,22 @@ impl SharedBook {
         book.trace.line(at, format_args!("VIOLATION {:?} {}", violation.guarantee, violation.text));
         book.violation.get_or_insert(violation);
         drop(book);
-        self.broken.send_replace(true);
+        self.broken.set(true);
     }
 
     /// Completes when a guarantee is broken.
     pub async fn broken(&self) {
-        let mut broken = self.broken.subscribe();
-        let waited = broken.wait_for(|broken| *broken).await.map(|_| ());
-        waited.expect("the book lives as long as this");
+        self.broken.wait_for(|broken| *broken).await;
     }
 
     pub fn is_broken(&self) -> bool {
-        *self.broken.borrow()
+        self.broken.get()
     }
 
-    pub fn elections(&self) -> watch::Receiver<Election> {
-        self.elections.subscribe()
+    /// Completes with the next leader that is elected.
+    pub async fn next_leader(&self) -> usize {
+        let before = self.elections.get();
+        self.elections.wait_for(|election| *election != before).await.member
     }
 
     /// What listens to one member.
@@ -212,7 +212,7 @@ impl SharedBook {
             book.leaders = [book.leaders[1], Some(member)];
         }
         drop(book);
-        self.elections.send_modify(|e| *e = Election { number: e.number + 1, member });
+        self.elections.update(|e| *e = Election { number: e.number + 1, member });
         self.fact(member, Fact::Leads { term });
     }
 

@@ -162,13 +162,9 @@ async fn process(cluster: &Cluster, action: &Action) {
             cluster.disk(member).arm_crash(*nth);
         }
         Fault::CrashNextLeader { after_ms, down_ms } => {
-            let mut elections = cluster.book().elections();
-            elections.borrow_and_update();
-            if elections.changed().await.is_ok() {
-                let member = elections.borrow().member;
-                pause(*after_ms).await;
-                down(cluster, member, true, *down_ms).await;
-            }
+            let member = cluster.book().next_leader().await;
+            pause(*after_ms).await;
+            down(cluster, member, true, *down_ms).await;
         }
         Fault::BitRot { target, down_ms } => {
             let member = cluster.resolve(*target);

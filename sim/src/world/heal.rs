@@ -67,7 +67,9 @@ pub async fn heal(cluster: &Cluster) -> Healing {
 /// connected with each other in full, else everybody whose disk is not destroyed.
 fn choose_core(cluster: &Cluster) -> Vec<usize> {
     let book = cluster.book().lock();
-    let alive: Vec<usize> = (0..cluster.members()).filter(|m| !book.members[*m].out).collect();
+    // Who rotted while it was down may refuse to start; nothing is demanded of it.
+    let can_start = |m: &usize| !book.members[*m].out && (book.members[*m].up || !cluster.is_rotten(*m));
+    let alive: Vec<usize> = (0..cluster.members()).filter(can_start).collect();
     drop(book);
     let plan = cluster.plan();
     let quorum = cluster.members() / 2 + 1;
