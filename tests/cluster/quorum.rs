@@ -64,11 +64,12 @@ async fn a_member_alone_refuses_and_says_why() {
     let at_once = Duration::ZERO..SOON;
     expect("hasleader", answer, &["etcdserver: no leader"], begin.elapsed(), at_once);
 
+    let mut reader = kv(&url);
     let begin = Instant::now();
     let waited = REQUEST_TIMEOUT - SOON..REQUEST_TIMEOUT + SLACK;
     let (written, read) = futures::join!(
         put(&url, "key", "value"),
-        bounded(kv(&url).range(get_request("kept", false)))
+        bounded(reader.range(get_request("kept", false)))
     );
     let took = begin.elapsed();
     expect("a put", written, &["etcdserver: no leader"], took, waited.clone());

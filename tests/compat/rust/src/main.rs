@@ -98,7 +98,7 @@ async fn watch(mut client: Client) -> Result<(), Error> {
     client.put("/rust/w/1", "a", None).await?;
     client.delete("/rust/w/1", None).await?;
     let options = WatchOptions::new().with_prefix().with_start_revision(from).with_prev_key();
-    let mut stream = client.watch("/rust/w/", Some(options)).await?;
+    let (mut watcher, mut stream) = client.watch("/rust/w/", Some(options)).await?;
     client.put("/rust/w/2", "b", None).await?;
     let mut seen = 0;
     while seen < 4 {
@@ -113,7 +113,7 @@ async fn watch(mut client: Client) -> Result<(), Error> {
             println!("{kind} {} {}", kv.key_str()?, kv.value_str()?);
         }
     }
-    stream.cancel().await?;
+    watcher.cancel().await?;
     let answer = stream.message().await?.ok_or(Error::WatchError("ended".into()))?;
     println!("canceled {}", answer.canceled());
     Ok(())
