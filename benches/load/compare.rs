@@ -80,6 +80,7 @@ async fn run_round(
         group.endpoints = cluster.endpoints();
         group.server_pids = cluster.pids();
         group.total = (group.total / options.shrink).max(1);
+        group.keyspace = (group.keyspace / options.shrink).max(1);
         match crate::run::run(name, &group).await {
             Ok(report) => {
                 println!("  {report}");

@@ -87,6 +87,30 @@ impl Cluster {
         Ok(Cluster { members, program: program.to_path_buf(), dir, extra })
     }
 
+    /// Chooses the names and addresses that another cluster had, which must be gone by then.
+    ///
+    /// Ids are computed from names and addresses, so both clusters have the same.
+    pub fn start_like(program: &Path, other: &[(String, String)]) -> io::Result<Cluster> {
+        let mut cluster = Cluster::prepare(program, other.len(), &[])?;
+        for (member, (client_url, peer_url)) in cluster.members.iter_mut().zip(other) {
+            member.client_url.clone_from(client_url);
+            member.peer_url.clone_from(peer_url);
+        }
+        for index in 0..other.len() {
+            cluster.spawn(index)?;
+        }
+        for index in 0..other.len() {
+            cluster.wait_ready(index, READY_MAX)?;
+        }
+        Ok(cluster)
+    }
+
+    /// The addresses of all members for clients and for peers.
+    pub fn addresses(&self) -> Vec<(String, String)> {
+        let both = |member: &Member| (member.client_url.clone(), member.peer_url.clone());
+        self.members.iter().map(both).collect()
+    }
+
     /// The addresses of all members for clients.
     pub fn endpoints(&self) -> Vec<String> {
         self.members.iter().map(|member| member.client_url.clone()).collect()
