@@ -44,6 +44,7 @@ async fn write_batch(wal: &mut Wal, mut batch: Vec<Write>, peers: &Peers, shared
     let mut after = Vec::new();
     let mut records = Vec::with_capacity(batch.len());
     for write in &mut batch {
+        assert!(write.restart.is_none(), "the log starts over without an installed snapshot");
         after.append(&mut write.messages);
         records.push(WalBatch {
             hard_state: write.hard_state,

@@ -57,11 +57,12 @@ pub struct Node {
 
 impl Node {
     pub fn new(core: RaftCore, shared: Arc<Shared>, outlets: Outlets) -> Node {
+        let reads = Reads::new(shared.draw());
         Node {
             core,
             shared,
             outlets,
-            reads: Reads::new(),
+            reads,
             unsent: VecDeque::new(),
             writing: VecDeque::new(),
             transfers: Vec::new(),

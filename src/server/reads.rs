@@ -40,8 +40,11 @@ pub struct Reads {
 const RETRY_AFTER: Duration = Duration::from_millis(500);
 
 impl Reads {
-    pub fn new() -> Reads {
-        Reads { waiting: Vec::new(), round: None, ready: BTreeMap::new(), next_ctx: 1 }
+    /// `first_ctx` is drawn by chance for each start of the process: the late answer to a round
+    /// of the process before must not confirm one of this.
+    pub fn new(first_ctx: u64) -> Reads {
+        let next_ctx = first_ctx >> 1;
+        Reads { waiting: Vec::new(), round: None, ready: BTreeMap::new(), next_ctx }
     }
 
     pub fn enter(&mut self, deadline: Mono, reply: Reply) {
@@ -137,7 +140,7 @@ mod tests {
 
     #[test]
     fn a_reader_who_comes_during_a_round_waits_for_the_next() {
-        let mut reads = Reads::new();
+        let mut reads = Reads::new(7);
         let mut first = reader(&mut reads);
         let ctx = reads.begin(at(0)).expect("a reader waits");
         let mut second = reader(&mut reads);
@@ -156,7 +159,7 @@ mod tests {
 
     #[test]
     fn a_lost_round_is_asked_again_under_a_new_number_and_its_late_answer_is_ignored() {
-        let mut reads = Reads::new();
+        let mut reads = Reads::new(7);
         let mut answer = reader(&mut reads);
         let lost = reads.begin(at(0)).expect("a reader waits");
         let again = reads.begin(at(500)).expect("the round was lost");
