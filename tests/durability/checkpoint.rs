@@ -293,7 +293,8 @@ async fn goes_on(disk: &SimDisk, mut member: Member, story: &str) {
     let again = Member::recover(disk).await;
     let again = again.unwrap_or_else(|error| panic!("{story}: after going on: {error}"));
     again.check(last, last, story);
-    let unfinished = disk.list(&run_dir()).expect("it is healthy");
+    let mut unfinished = disk.list(&run_dir()).expect("it is healthy");
+    unfinished.extend(disk.list(&root().join("member/wal")).expect("it is healthy"));
     assert!(unfinished.iter().all(|name| !name.ends_with(".tmp")), "{story}: {unfinished:?}");
 }
 
@@ -399,6 +400,31 @@ fn a_log_that_ends_before_its_own_checkpoint_is_refused() {
     drop(member);
     let error = block_on(Member::recover(&disk)).map(drop).expect_err("the log lost entries");
     assert!(error.to_string().contains("the log ends at"), "{error}");
+}
+
+#[test]
+fn a_log_of_another_term_gives_way_to_an_installed_checkpoint() {
+    let disk = sim_disk(2);
+    let mut member = block_on(Member::found(&disk)).expect("it is healthy");
+    let entries = (1..13).map(|index| entry(TERM, index)).collect();
+    let hard_state = Some(HardState { term: TERM, vote: 1, commit: 0 });
+    let batch = WalBatch { hard_state, entries };
+    block_on(member.wal.append(&[batch])).expect("it is healthy");
+    let mut manifest = member.manifest();
+    manifest.installed = true;
+    (manifest.applied_index, manifest.applied_term) = (7, LATER_TERM);
+    block_on(member.adopt(manifest)).expect("it is healthy");
+    drop(member);
+    // The crash came before the log was reset; entries 8 to 12 follow another entry 7.
+    disk.power_cut();
+    let dir = block_on(open_dir(&disk)).expect("nobody has it");
+    for _ in 0..2 {
+        let recovered = block_on(checkpoint::recover(&dir, OPTIONS)).expect("it can be completed");
+        assert_eq!(recovered.log.entries, vec![]);
+        assert_eq!(recovered.wal.last_index(), 7);
+        let HardState { term, vote, commit } = recovered.log.hard_state;
+        assert_eq!((term, vote, commit), (LATER_TERM, 0, 7), "a vote counts for its term only");
+    }
 }
 
 #[test]
