@@ -376,9 +376,7 @@ impl Hub {
             if let Some(fragment) = stream.fragments.pop_front() {
                 return Some(fragment);
             }
-            let Some(turn) = stream.line.pop_front() else {
-                return None;
-            };
+            let turn = stream.line.pop_front()?;
             let response = match turn {
                 Turn::Reply(response) => {
                     stream.replies -= 1;
