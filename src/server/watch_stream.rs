@@ -160,6 +160,7 @@ pub async fn catch_up(shared: Arc<Shared>) {
     let interval = shared.hub().progress_interval() / PROGRESS_CHECKS_PER_INTERVAL;
     let interval = interval.clamp(PROGRESS_CHECK_MIN, PROGRESS_CHECK_MAX);
     let mut check_at: Mono = shared.env.clock.now() + interval;
+    let mut events = 0;
     loop {
         let timer = shared.env.clock.sleep_until(check_at);
         tokio::select! {
@@ -168,12 +169,25 @@ pub async fn catch_up(shared: Arc<Shared>) {
                 let now = shared.env.clock.now();
                 shared.hub().tick_progress(now.since_start());
                 check_at = now + interval;
+                measure(&shared, &mut events);
             }
             () = shared.catch_up.notified() => while step(&shared) {
                 crate::env::yield_now().await;
             },
         }
     }
+}
+
+/// Publishes the figures of the hub; `events` is what was counted before.
+fn measure(shared: &Shared, events: &mut u64) {
+    let stats = shared.hub().stats();
+    let metrics = &shared.metrics;
+    metrics.mvcc_watch_stream_total.set(stats.streams as i64);
+    metrics.mvcc_watcher_total.set(stats.watchers as i64);
+    metrics.mvcc_slow_watcher_total.set(stats.slow_watchers as i64);
+    metrics.mvcc_pending_events_total.set(stats.pending as i64);
+    metrics.mvcc_events_total.inc_by(stats.events - *events);
+    *events = stats.events;
 }
 
 fn step(shared: &Shared) -> bool {

@@ -376,9 +376,7 @@ impl Hub {
             if let Some(fragment) = stream.fragments.pop_front() {
                 return Some(fragment);
             }
-            let Some(turn) = stream.line.pop_front() else {
-                return None;
-            };
+            let turn = stream.line.pop_front()?;
             let response = match turn {
                 Turn::Reply(response) => {
                     stream.replies -= 1;
@@ -409,7 +407,8 @@ impl Hub {
         }
         let count = watcher.pending.iter().take(items).map(Item::len).sum();
         let mut events = Vec::with_capacity(count);
-        for item in watcher.pending.drain(..items).collect::<Vec<_>>() {
+        for _ in 0..items {
+            let item = watcher.pending.pop_front().expect("it was counted above");
             events.extend(item.iter().map(|change| watcher.event(change)));
         }
         stream.queued -= items;
