@@ -684,7 +684,9 @@ mod tests {
                         let expected = match twin.get_mut(&id) {
                             _ if !primary => Err(RenewError::NotPrimary),
                             None => Err(RenewError::NotFound),
-                            Some(l) if l.in_flight || l.deadline <= now => Err(RenewError::Expiring),
+                            Some(l) if l.in_flight || l.deadline <= now => {
+                                Err(RenewError::Expiring)
+                            }
                             Some(l) => {
                                 l.deadline = now + l.ttl as u64;
                                 Ok(Renewed { ttl: l.ttl, must_reset: l.remaining > 0 })

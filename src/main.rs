@@ -143,10 +143,13 @@ async fn serve(config: Config) -> Result<(), String> {
     let mut terminate = on(SignalKind::terminate())?;
     let listeners = Listeners::bind(&config).await?;
     check_joining(&config)?;
+    // The one place where chance enters the daemon: all streams of chance begin at this seed.
+    #[expect(clippy::disallowed_methods)]
+    let seed = rand::random();
     let env = Env {
         clock: Arc::new(RealClock::new()),
         disk: Arc::new(RealDisk),
-        seed: rand::random(),
+        seed,
         recorder: Arc::new(NoRecorder),
     };
     let server = Server::start(server_config(&config), env).await.map_err(|e| e.to_string())?;

@@ -441,7 +441,9 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_command_line_is_read_or_refused(args in prop::collection::vec("-{0,2}[a-z-]{0,12}=?.{0,4}", 0..6)) {
+        fn any_command_line_is_read_or_refused(
+            args in prop::collection::vec("-{0,2}[a-z-]{0,12}=?.{0,4}", 0..6),
+        ) {
             // No panic is what is asked here; what comes out is checked above.
             let read = parse_args(&args);
             prop_assert!(read.is_ok() || read.is_err_and(|error| !error.is_empty()));

@@ -1,7 +1,7 @@
 //! The URLs that members and clients are reached at, and etcd's rules for them
 //! (`client/pkg/types/urls.go`, `server/embed/config.go`).
 
-use std::net::{IpAddr, Ipv6Addr};
+use core::net::{IpAddr, Ipv6Addr};
 
 /// A host and a port, and how they are spoken to.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]

@@ -2,8 +2,8 @@
 //!
 //! A connection shows in its first bytes which version it speaks. A request of type
 //! `application/grpc` goes to the service objects that the simulator serves too ([`grpc`]); any
-//! other is a plain question ([`plain`]): health, metrics, version. There is no router and no layer between
-//! the connection and the service, because what stands there is paid for by every request.
+//! other is a plain question ([`plain`]): health, metrics, version. There is no router and no
+//! layer between the connection and the service: what stands there, every request pays for.
 
 pub mod authority;
 pub mod grpc;

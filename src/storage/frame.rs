@@ -8,7 +8,8 @@
 //! does not verify lies on a sector that reads as zeros; everything else is rot.
 //!
 //! ```text
-//! batch    magic u32 | header crc u32 | sequence u64 | body length u64 | chain before u32 | count u32
+//! batch    magic u32 | header crc u32 | sequence u64 | body length u64 |
+//!          chain before u32 | count u32
 //!          record ...
 //!          end magic u32 | chain after u32
 //! record   body length u32 | chain u32 | kind u8 | entry kind u8 | 6 zeros | body | padding to 8

@@ -6,7 +6,8 @@
 //! of the log; [`replay`] reads a log back. [`data_dir`] knows where all of it lies.
 //!
 //! A [`run`] holds records in the order of their revisions and never changes; [`run_writer`] makes
-//! them and [`run_receiver`] takes them from another member. A [`manifest`] says which runs, together with what else, are the state at which index;
+//! them and [`run_receiver`] takes them from another member. A [`manifest`] says which runs,
+//! together with what else, are the state at which index;
 //! [`checkpoint`] puts these together and finds at the start what to begin from.
 //!
 //! Every file begins with a magic and a version; a later version is refused. Every byte is under

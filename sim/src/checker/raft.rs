@@ -202,8 +202,8 @@ impl Raft {
         }
         if last_index < life.persisted {
             return Err(format!(
-                "member {member} came up with a log that ends at {last_index}, but had made entries \
-                 up to {} durable",
+                "member {member} came up with a log that ends at {last_index}, but had made \
+                 entries up to {} durable",
                 life.persisted
             ));
         }

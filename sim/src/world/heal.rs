@@ -68,7 +68,10 @@ pub async fn heal(cluster: &Cluster) -> Healing {
 fn choose_core(cluster: &Cluster) -> Vec<usize> {
     let book = cluster.book().lock();
     // Who rotted while it was down may refuse to start; nothing is demanded of it.
-    let can_start = |m: &usize| !book.members[*m].out && (book.members[*m].up || !cluster.is_rotten(*m));
+    let can_start = |m: &usize| {
+        let member = &book.members[*m];
+        !member.out && (member.up || !cluster.is_rotten(*m))
+    };
     let alive: Vec<usize> = (0..cluster.members()).filter(can_start).collect();
     drop(book);
     let plan = cluster.plan();
