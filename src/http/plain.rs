@@ -7,17 +7,31 @@ use crate::pb::etcdserverpb::AlarmType;
 use crate::server::handle::Handle;
 use http_body_util::Full;
 use hyper::body::Bytes;
-use hyper::header::{ALLOW, CONTENT_TYPE, HeaderValue, X_CONTENT_TYPE_OPTIONS};
+use hyper::header::{
+    ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS, ACCESS_CONTROL_ALLOW_ORIGIN, ALLOW,
+    CONTENT_TYPE, HeaderName, HeaderValue, X_CONTENT_TYPE_OPTIONS,
+};
 use hyper::{Method, Request, Response, StatusCode};
 use std::fmt::Write;
 use tonic::body::Body;
 
 const TEXT: &str = "text/plain; charset=utf-8";
+/// Etcd says so of `/health`, though it is JSON.
+const PLAIN: &str = "text/plain; charset=UTF-8";
 const METRICS: &str = "text/plain; version=0.0.4; charset=utf-8";
 const JSON: &str = "application/json";
+/// Any page may ask, as by default in etcd.
+const CORS: [(HeaderName, &str); 3] = [
+    (ACCESS_CONTROL_ALLOW_HEADERS, "accept, content-type, authorization"),
+    (ACCESS_CONTROL_ALLOW_METHODS, "POST, GET, OPTIONS, PUT, DELETE"),
+    (ACCESS_CONTROL_ALLOW_ORIGIN, "*"),
+];
 
 /// Answers one question; no question has a body.
 pub async fn answer<B>(handle: &Handle, request: &Request<B>) -> Response<Body> {
+    if request.method() == Method::OPTIONS {
+        return reply(StatusCode::OK, JSON, String::new());
+    }
     let (path, query) = (request.uri().path(), Query(request.uri().query().unwrap_or("")));
     let checks = match path.strip_prefix('/').unwrap_or(path) {
         "version" => return get(request, || reply(StatusCode::OK, JSON, version(handle))),
@@ -62,6 +76,9 @@ fn reply(status: StatusCode, kind: &'static str, text: String) -> Response<Body>
     *response.status_mut() = status;
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static(kind));
+    for (name, value) in CORS {
+        headers.insert(name, HeaderValue::from_static(value));
+    }
     if kind == TEXT {
         headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     }
@@ -119,7 +136,7 @@ async fn health(handle: &Handle, query: &Query<'_>) -> Response<Body> {
         None => {
             metrics.health_success.inc();
             let text = "{\"health\":\"true\",\"reason\":\"\"}".to_string();
-            reply(StatusCode::OK, JSON, text)
+            reply(StatusCode::OK, PLAIN, text)
         }
         Some(reason) => {
             metrics.health_failures.inc();
