@@ -16,6 +16,8 @@ pub mod history;
 pub mod marks;
 /// A sequential model of the key-value service.
 pub mod model;
+/// The bench that puts known bugs back.
+pub mod mutants;
 /// Which faults a plan holds.
 pub mod nemesis;
 /// How a simulated cluster is set up.

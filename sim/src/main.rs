@@ -1,10 +1,12 @@
 //! `cargo sim`: runs seeds, repeats them, proves that they repeat, and replays incidents.
 
+use sim::mutants;
 use sim::options::Mode;
 use sim::plan::Plan;
 use sim::run;
 use sim::shrink::shrink;
 use sim::sweep::{Plans, Sweep, story};
+use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -16,7 +18,9 @@ cargo sim plan --seed S [--mode M]                          print the plan of a 
 cargo sim replay FILE                                       run a plan from a file
 cargo sim shrink --seed S [--mode M] | shrink FILE          make a failing plan small
 cargo sim hashes FILE                                       compare the trace hashes in FILE
-cargo sim everyday [--seeds N]                              what `cargo test` runs
+cargo sim everyday [--seeds N] [FILE]                       what `cargo test` runs
+cargo sim until-failure --seeds N [--first S]               a sweep that ends with its first failure
+cargo sim mutants [ROW...]                                  put known bugs back and catch them
 
 modes: safety liveness partial-cut slow-disk lite, and standard (by which speed is measured)
 or faultless (any mode, without its faults); none of them: drawn from the seed
@@ -50,6 +54,8 @@ fn command(arguments: &[String]) -> Result<(), String> {
         "replay" => one(&arguments.plan()?, Plans::Any),
         "shrink" => shrink_plan(&arguments.plan()?),
         "hashes" => hashes(arguments.file()?),
+        "until-failure" => until_failure(&arguments),
+        "mutants" => mutants::bench(Path::new("."), &arguments.files),
         other => Err(format!("there is no command {other:?}\n\n{USAGE}")),
     }
 }
@@ -60,13 +66,19 @@ struct Arguments {
     first: u64,
     jobs: usize,
     plans: Plans,
-    file: Option<String>,
+    files: Vec<String>,
 }
 
 impl Arguments {
     fn parse(words: &[String]) -> Result<Arguments, String> {
-        let mut parsed =
-            Arguments { seed: None, seeds: None, first: 0, jobs: 0, plans: Plans::Any, file: None };
+        let mut parsed = Arguments {
+            seed: None,
+            seeds: None,
+            first: 0,
+            jobs: 0,
+            plans: Plans::Any,
+            files: vec![],
+        };
         let mut words = words.iter();
         while let Some(word) = words.next() {
             let mut value = || words.next().ok_or_else(|| format!("{word} needs a value"));
@@ -82,7 +94,7 @@ impl Arguments {
                 flag if flag.starts_with("--") => {
                     return Err(format!("there is no flag {flag}\n\n{USAGE}"));
                 }
-                file => parsed.file = Some(file.to_string()),
+                file => parsed.files.push(file.to_string()),
             }
         }
         Ok(parsed)
@@ -93,7 +105,7 @@ impl Arguments {
     }
 
     fn file(&self) -> Result<&str, String> {
-        self.file.as_deref().ok_or_else(|| "which file?".into())
+        self.files.first().map(String::as_str).ok_or_else(|| "which file?".into())
     }
 
     /// The plan of the file, or of the seed.
@@ -139,9 +151,26 @@ fn sweep(arguments: &Arguments, everyday: bool) -> Result<(), String> {
     report.judge(everyday)
 }
 
+/// Ends with the first failure; the last line is for the mutants' bench to read.
+fn until_failure(arguments: &Arguments) -> Result<(), String> {
+    let seeds = arguments.seeds.unwrap_or(1000);
+    let (first, jobs, plans) = (arguments.first, arguments.jobs, arguments.plans);
+    let report = Sweep { first, seeds, jobs, plans, failures_max: 1 }.run();
+    for (seed, violation) in &report.failures {
+        println!("seed {seed}: {violation}");
+    }
+    match report.failures.first() {
+        Some((seed, violation)) => {
+            println!("caught {} {:?}", seed - first + 1, violation.guarantee);
+        }
+        None => println!("survived {seeds}"),
+    }
+    Ok(())
+}
+
 /// The sweep of every day, the hashes in the tree, and one seed twice.
 fn everyday(arguments: &Arguments) -> Result<(), String> {
-    if let Some(file) = &arguments.file {
+    if let Some(file) = arguments.files.first() {
         hashes(file)?;
     }
     for seed in [1, 2] {

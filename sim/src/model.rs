@@ -3,6 +3,7 @@
 //! It is written for reading, from the API's documentation and not from the server's code, and
 //! keeps every version of every key, so that a checker can ask for the state at any revision.
 
+use crate::checker::watch::WatchEvent;
 use std::collections::BTreeMap;
 
 /// One key as a client sees it.
@@ -184,13 +185,15 @@ pub struct Reply {
 #[derive(Clone, Debug)]
 pub struct Model {
     revision: i64,
+    /// The keys that each revision changed, in the order of the writes.
+    order: BTreeMap<i64, Vec<String>>,
     /// `None` is a deletion.
     versions: BTreeMap<String, Vec<(i64, Option<KeyValue>)>>,
 }
 
 impl Default for Model {
     fn default() -> Model {
-        Model { revision: 1, versions: BTreeMap::new() }
+        Model { revision: 1, order: BTreeMap::new(), versions: BTreeMap::new() }
     }
 }
 
@@ -243,6 +246,23 @@ impl Model {
         Answer::Range { kvs, count, more }
     }
 
+    /// What revision `revision` changed within `span`, in the order in which watchers are told:
+    /// that of the writes.
+    pub fn changes(&self, revision: i64, span: &Span) -> Vec<WatchEvent> {
+        let Some(keys) = self.order.get(&revision) else { return Vec::new() };
+        let made = |key: &&String| span.contains(key);
+        keys.iter().filter(made).map(|key| self.change(key, revision)).collect()
+    }
+
+    fn change(&self, key: &str, revision: i64) -> WatchEvent {
+        WatchEvent { key: key.into(), revision, kv: self.get(key, revision).cloned() }
+    }
+
+    fn push(&mut self, key: &str, revision: i64, kv: Option<KeyValue>) {
+        self.versions.entry(key.into()).or_default().push((revision, kv));
+        self.order.entry(revision).or_default().push(key.into());
+    }
+
     /// Forgets everything after revision `revision`.
     pub fn undo_to(&mut self, revision: i64) {
         assert!(revision <= self.revision, "{revision} is beyond {}", self.revision);
@@ -251,6 +271,7 @@ impl Model {
                 versions.pop();
             }
         }
+        self.order.split_off(&(revision + 1));
         self.revision = revision;
     }
 
@@ -290,7 +311,7 @@ impl Model {
             version: prev.as_ref().map_or(1, |p| p.version + 1),
             lease: 0,
         };
-        self.versions.entry(put.key.clone()).or_default().push((next, Some(kv)));
+        self.push(&put.key, next, Some(kv));
         Answer::Put { prev: prev.filter(|_| put.prev_kv) }
     }
 
@@ -300,7 +321,7 @@ impl Model {
             unreachable!("a range answers with a range");
         };
         for kv in &kvs {
-            self.versions.entry(kv.key.clone()).or_default().push((next, None));
+            self.push(&kv.key, next, None);
         }
         let deleted = kvs.len() as i64;
         Answer::Delete { deleted, prevs: if delete.prev_kv { kvs } else { Vec::new() } }

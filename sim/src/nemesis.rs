@@ -252,41 +252,49 @@ fn transfer(s: &mut Stream, plan: &Plan) -> Fault {
 
 /// A cut for the whole run that leaves a quorum connected in full, and links of the others that
 /// flap around it: the quorum must elect and stay elected.
+///
+/// Of the two links between a member of the quorum and another one at least one is cut, so that no
+/// leader outside of the quorum can have followers in it.
 fn partial_cut(plan: &Plan) -> Vec<Action> {
     let n = plan.options.members;
     let quorum = n / 2 + 1;
     let mut s = Stream::new(plan.seed, "nemesis/partial-cut");
     let mut order: Vec<usize> = (0..n).collect();
     s.shuffle(&mut order);
-    let core = &order[..quorum];
-    let at_ms = (plan.options.election_ms * 2).min(plan.duration_ms / 3);
+    let (core, others) = order.split_at(quorum);
+    let begins = (plan.options.election_ms * 2).min(plan.duration_ms / 3);
     let mut lasting = Vec::new();
-    let mut actions = Vec::new();
-    for from in 0..n {
-        for to in (0..n).filter(|to| *to != from) {
-            if core.contains(&from) && core.contains(&to) {
-                continue;
-            }
-            match s.below(4) {
-                0 | 1 => lasting.push((from, to)),
-                2 => {}
+    let mut flapping = Vec::new();
+    for outside in others {
+        for inside in core {
+            let (out, back) = ((*inside, *outside), (*outside, *inside));
+            match s.below(5) {
+                0 => lasting.extend([out, back]),
+                1 | 2 => {
+                    lasting.push(out);
+                    flapping.push(back);
+                }
                 _ => {
-                    for _ in 0..s.between(1, 3) {
-                        let fault = Fault::CutLinks {
-                            shape: Shape::Directed,
-                            links: vec![(from, to)],
-                            for_ms: span(&mut s, plan),
-                        };
-                        let at_ms = s.between(at_ms, plan.duration_ms - 1);
-                        actions.push(Action { at_ms, fault });
-                    }
+                    lasting.push(back);
+                    flapping.push(out);
                 }
             }
         }
+        flapping.extend(others.iter().filter(|o| *o != outside).map(|o| (*outside, *o)));
     }
-    let for_ms = plan.duration_ms;
+    let mut actions = Vec::new();
+    for link in flapping {
+        for _ in 0..s.below(3) {
+            let at_ms = s.between(begins, plan.duration_ms - 1);
+            let for_ms = span(&mut s, plan);
+            let fault = Fault::CutLinks { shape: Shape::Directed, links: vec![link], for_ms };
+            actions.push(Action { at_ms, fault });
+        }
+    }
+    // Beyond the end of the run: it is not healed.
+    let for_ms = plan.duration_ms * 10;
     let fault = Fault::CutLinks { shape: Shape::Directed, links: lasting, for_ms };
-    actions.push(Action { at_ms, fault });
+    actions.push(Action { at_ms: begins, fault });
     actions.sort_by_key(|action| action.at_ms);
     actions
 }

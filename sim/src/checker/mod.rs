@@ -14,6 +14,9 @@ pub mod raft;
 /// An independent judge of short histories, which does not look at revisions.
 pub mod search;
 
+/// Watch: what a stream delivers is ordered, unique, atomic and complete.
+pub mod watch;
+
 /// The promises that are checked. The names are printed in verdicts and in the mutants' table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Guarantee {
@@ -23,6 +26,7 @@ pub enum Guarantee {
     LogMatching,
     StateMachineSafety,
     CommittedIsDurable,
+    Watch,
     Liveness,
     ReplicasAgree,
     BoundedQueues,

@@ -7,7 +7,7 @@ use crate::clock::{SimClock, TRUE_RATE};
 use crate::disk::SimDisk;
 use crate::disk::faults::{DiskCounters, DiskFaults};
 use crate::options::Options;
-use crate::plan::{Plan, Target};
+use crate::plan::{Direction, Plan, Target};
 use crate::random::Stream;
 use detcd::api::serve_clients;
 use detcd::env::Env;
@@ -361,6 +361,21 @@ impl Cluster {
         let node = |m: usize| self.inner.members[m].node;
         let known = |(a, b): &&(usize, usize)| *a < self.members() && *b < self.members();
         links.iter().filter(known).map(|(from, to)| (node(*from), node(*to))).collect()
+    }
+
+    /// The links between a member and all others, in one direction or both.
+    pub fn links_around(&self, member: usize, direction: Direction) -> Vec<(NodeId, NodeId)> {
+        let (outward, inward) = (direction != Direction::In, direction != Direction::Out);
+        let mut links = Vec::new();
+        for other in (0..self.members()).filter(|m| *m != member) {
+            if outward {
+                links.push((member, other));
+            }
+            if inward {
+                links.push((other, member));
+            }
+        }
+        self.member_links(&links)
     }
 
     /// The links between a member and all clients, both ways.

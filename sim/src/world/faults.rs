@@ -59,32 +59,17 @@ fn detail(fault: &Fault) -> String {
     text.split_once(' ').map(|(_, rest)| rest.to_string()).unwrap_or_default()
 }
 
-fn around(cluster: &Cluster, member: usize, direction: Direction) -> Vec<(NodeId, NodeId)> {
-    let others = (0..cluster.members()).filter(|m| *m != member);
-    let (outward, inward) = (direction != Direction::In, direction != Direction::Out);
-    let mut links = Vec::new();
-    for other in others {
-        if outward {
-            links.push((member, other));
-        }
-        if inward {
-            links.push((other, member));
-        }
-    }
-    cluster.member_links(&links)
-}
-
 async fn network(cluster: &Cluster, fault: &Fault) {
     match fault {
         Fault::Isolate { target, direction, for_ms } => {
-            let links = around(cluster, cluster.resolve(*target), *direction);
+            let links = cluster.links_around(cluster.resolve(*target), *direction);
             cut_for(cluster, &links, *for_ms).await;
         }
         Fault::CutLinks { links, for_ms, .. } => {
             cut_for(cluster, &cluster.member_links(links), *for_ms).await;
         }
         Fault::Flap { target, period_ms, times } => {
-            let links = around(cluster, cluster.resolve(*target), Direction::Both);
+            let links = cluster.links_around(cluster.resolve(*target), Direction::Both);
             for _ in 0..*times {
                 cut_for(cluster, &links, *period_ms).await;
                 pause(*period_ms).await;

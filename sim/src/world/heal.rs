@@ -7,7 +7,7 @@ use crate::checker::liveness::{CoreMember, Healing};
 use crate::history::{Nanos, Outcome};
 use crate::model::{Put, Range, Request, Span};
 use crate::options::Mode;
-use crate::plan::{Fault, Plan};
+use crate::plan::{Direction, Fault, Plan};
 use crate::random::Stream;
 use std::time::Duration;
 
@@ -22,8 +22,14 @@ pub async fn heal(cluster: &Cluster) -> Healing {
     cluster.book().line(format_args!("the faults are over; the core is {core:?}"));
     cluster.net().update_config(|c| c.packet_loss_rate = 0.0);
     usual_latency(cluster);
-    if cluster.plan().mode != Mode::PartialCut {
-        cluster.heal_links(&core);
+    match cluster.plan().mode {
+        Mode::PartialCut => {}
+        Mode::Liveness => {
+            let all: Vec<usize> = (0..cluster.members()).collect();
+            cluster.heal_links(&all);
+            lose_the_others(cluster, &core);
+        }
+        Mode::Safety | Mode::SlowDisk | Mode::Lite => cluster.heal_links(&core),
     }
     for member in &core {
         cluster.heal_member(*member);
@@ -68,10 +74,8 @@ pub async fn heal(cluster: &Cluster) -> Healing {
 fn choose_core(cluster: &Cluster) -> Vec<usize> {
     let book = cluster.book().lock();
     // Who rotted while it was down may refuse to start; nothing is demanded of it.
-    let can_start = |m: &usize| {
-        let member = &book.members[*m];
-        !member.out && (member.up || !cluster.is_rotten(*m))
-    };
+    let can_start =
+        |m: &usize| !book.members[*m].out && (book.members[*m].up || !cluster.is_rotten(*m));
     let alive: Vec<usize> = (0..cluster.members()).filter(can_start).collect();
     drop(book);
     let plan = cluster.plan();
@@ -85,6 +89,23 @@ fn choose_core(cluster: &Cluster) -> Vec<usize> {
             core.truncate(quorum);
             core.sort_unstable();
             core
+        }
+    }
+}
+
+/// Puts everybody outside of the core out of reach for good: dead, cut off, or deaf. A deaf member
+/// still talks, and must not disturb the core.
+fn lose_the_others(cluster: &Cluster, core: &[usize]) {
+    let mut chance = Stream::new(cluster.plan().seed, "core/others");
+    for other in (0..cluster.members()).filter(|m| !core.contains(m)) {
+        let fate = chance.below(3);
+        cluster
+            .book()
+            .line(format_args!("m{other} is lost: {}", ["dead", "cut off", "deaf"][fate as usize]));
+        match fate {
+            0 => cluster.hold_down(other, true),
+            1 => cluster.cut(&cluster.links_around(other, Direction::Both)),
+            _ => cluster.cut(&cluster.links_around(other, Direction::In)),
         }
     }
 }
