@@ -8,6 +8,7 @@ use crate::env::disk::{Disk, File};
 use crate::raft::message::HardState;
 use crate::storage::error::StorageError;
 use crate::storage::wal::WalMetadata;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -15,6 +16,8 @@ const MAGIC: [u8; 8] = *b"detcdWAL";
 /// The version of the format of segments that this program writes, and the only one it reads.
 pub const VERSION: u32 = 1;
 pub const HEADER_BYTES: u64 = 512;
+/// Bytes read at once.
+const READ_BYTES: usize = 256 << 10;
 const CRC_AT: usize = HEADER_BYTES as usize - 4;
 /// What a file is called until it is whole.
 pub const TEMPORARY: &str = ".tmp";
@@ -179,14 +182,28 @@ pub fn read(disk: &dyn Disk, dir: &Path, name: SegmentName) -> Result<Segment, S
     let failed = |source| StorageError::io(&path, "reading", source);
     let file = disk.open(&path).map_err(failed)?;
     let length = usize::try_from(file.len().map_err(failed)?).expect("a segment fits memory");
-    let mut bytes = vec![0; length];
-    file.read_at(0, &mut bytes).map_err(failed)?;
+    let bytes = read_sparsely(&*file, length).map_err(failed)?;
     let header = SegmentHeader::decode(&bytes, &path)?;
     if header.name != name {
         let what = format!("its header is that of {}", header.name.file_name());
         return Err(StorageError::damaged(&path, 0, what));
     }
     Ok(Segment { path, file, header, bytes })
+}
+
+/// Reads a file that is mostly room for what is still to come. Memory that was asked for as
+/// zeros costs nothing until it is written, so stretches of zeros are not written.
+fn read_sparsely(file: &dyn File, length: usize) -> io::Result<Vec<u8>> {
+    let mut bytes = vec![0; length];
+    let mut chunk = vec![0; READ_BYTES.min(length)];
+    for (position, target) in bytes.chunks_mut(READ_BYTES).enumerate() {
+        let chunk = &mut chunk[..target.len()];
+        file.read_at((position * READ_BYTES) as u64, chunk)?;
+        if chunk.iter().any(|byte| *byte != 0) {
+            target.copy_from_slice(chunk);
+        }
+    }
+    Ok(bytes)
 }
 
 #[cfg(test)]
