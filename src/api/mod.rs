@@ -20,8 +20,8 @@ pub mod watch;
 
 use crate::api::auth::AuthService;
 use crate::api::cluster::ClusterService;
-use crate::api::front::Front;
 use crate::api::election::ElectionService;
+use crate::api::front::Front;
 use crate::api::health::HealthService;
 use crate::api::kv::KvService;
 use crate::api::lease::LeaseService;
