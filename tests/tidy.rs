@@ -402,7 +402,8 @@ fn occurs_at(code: &str, at: usize, word: &str) -> bool {
     let ends = word.ends_with(|c: char| c.is_ascii_alphanumeric());
     let after = code.as_bytes().get(at + word.len());
     let after = after.is_some_and(|byte| byte.is_ascii_alphanumeric() || *byte == b'_');
-    !(starts && is_word(code.as_bytes(), at)) && !(ends && after)
+    let before = is_word(code.as_bytes(), at);
+    !(starts && before || ends && after)
 }
 
 #[test]

@@ -23,12 +23,33 @@ const PADDED: u8 = 0x08;
 const PRIORITY: u8 = 0x20;
 /// The place of `:authority` in the static table of HPACK (RFC 7541, appendix A).
 const AUTHORITY: usize = 1;
-/// `http://` and `https://` in Huffman code (RFC 7541, appendix B): the bits and their number.
-const HTTP: (u64, u32) = (0b100111_01001_01001_101011_1011100_011000_011000, 41);
-const HTTPS: (u64, u32) = (0b100111_01001_01001_101011_01000_1011100_011000_011000, 46);
-/// `://` and `k--` in it.
-const COLON: (u64, u32) = (0b1011100_011000_011000, 19);
-const LETTER: (u64, u32) = (0b1110101_010110_010110, 19);
+/// A sequence of bits, and how many there are.
+type Bits = (u64, u32);
+
+/// Huffman codes (RFC 7541, appendix B).
+const H: Bits = (0x27, 6);
+const T: Bits = (0x09, 5);
+const P: Bits = (0x2b, 6);
+const S: Bits = (0x08, 5);
+const K: Bits = (0x75, 7);
+const COLON: Bits = (0x5c, 7);
+const SLASH: Bits = (0x18, 6);
+const DASH: Bits = (0x16, 6);
+
+const HTTP: Bits = spell(&[H, T, T, P, COLON, SLASH, SLASH]);
+const HTTPS: Bits = spell(&[H, T, T, P, S, COLON, SLASH, SLASH]);
+const OF_URL: Bits = spell(&[COLON, SLASH, SLASH]);
+const OF_HOST: Bits = spell(&[K, DASH, DASH]);
+
+const fn spell(letters: &[Bits]) -> Bits {
+    let (mut code, mut bits, mut at) = (0, 0, 0);
+    while at < letters.len() {
+        code = code << letters[at].1 | letters[at].0;
+        bits += letters[at].1;
+        at += 1;
+    }
+    (code, bits)
+}
 
 /// The socket of one connection.
 pub struct Lenient {
@@ -171,7 +192,7 @@ fn patch_value(value: &mut [u8], huffman: bool) {
     if huffman {
         for (code, bits) in [HTTP, HTTPS] {
             if bits_at(value, 0, bits) == Some(code) {
-                set_bits(value, bits - COLON.1, LETTER);
+                set_bits(value, bits - OF_URL.1, OF_HOST);
             }
         }
     } else {
@@ -188,7 +209,7 @@ fn bits_at(value: &[u8], from: u32, bits: u32) -> Option<u64> {
     (from..from + bits).try_fold(0, |code, at| Some(code << 1 | bit(at)?))
 }
 
-fn set_bits(value: &mut [u8], from: u32, (code, bits): (u64, u32)) {
+fn set_bits(value: &mut [u8], from: u32, (code, bits): Bits) {
     for place in 0..bits {
         let (at, bit) = (from + place, code >> (bits - 1 - place) & 1);
         let mask = 1_u8 << (7 - at % 8);
@@ -288,7 +309,7 @@ mod tests {
 
     #[test]
     fn so_does_one_in_huffman_code() {
-        let pad = |code: (u64, u32)| {
+        let pad = |code: Bits| {
             let mut value = vec![0xff; code.1.div_ceil(8) as usize];
             set_bits(&mut value, 0, code);
             value
@@ -296,11 +317,13 @@ mod tests {
         for (code, bits) in [HTTP, HTTPS] {
             let mut frame = authority(&pad((code, bits)), true);
             assert_eq!(patch_headers(&mut frame), Some(()));
-            let patched = code >> COLON.1 << COLON.1 | LETTER.0;
+            let patched = code >> OF_URL.1 << OF_URL.1 | OF_HOST.0;
             assert_eq!(frame, authority(&pad((patched, bits)), true));
         }
-        assert_eq!(HTTP.0 & ((1 << COLON.1) - 1), COLON.0);
-        assert_eq!(HTTPS.0 & ((1 << COLON.1) - 1), COLON.0);
+        assert_eq!(OF_URL.1, OF_HOST.1);
+        // As a Go client sends it: `http://localhost:2379`.
+        let sent = [0x9d, 0x29, 0xae, 0xe3, 0x0c];
+        assert_eq!(bits_at(&sent, 0, 40), Some(HTTP.0 >> (HTTP.1 - 40)));
     }
 
     proptest! {

@@ -54,7 +54,7 @@ pub struct Site {
 }
 
 enum Role {
-    Clients(Services),
+    Clients(Box<Services>),
     Peers(PeerServer<PeerService>),
     /// Health, metrics and version alone.
     Probes,
@@ -63,7 +63,7 @@ enum Role {
 impl Site {
     /// A port of `--listen-client-urls`.
     pub fn clients(handle: Handle, options: Options) -> Arc<Site> {
-        let role = Role::Clients(Services::new(handle.clone()));
+        let role = Role::Clients(Box::new(Services::new(handle.clone())));
         Arc::new(Site { handle, role, options })
     }
 

@@ -113,7 +113,7 @@ impl Reads {
     }
 
     /// How many readers wait.
-    pub fn len(&self) -> usize {
+    pub fn count(&self) -> usize {
         let round = self.round.as_ref().map_or(0, |round| round.readers.len());
         self.waiting.len() + round + self.ready.values().map(Vec::len).sum::<usize>()
     }
@@ -154,7 +154,7 @@ mod tests {
         assert!(second.try_recv().is_err());
         reads.applied(9);
         assert_eq!(second.try_recv().expect("answered"), Ok(9));
-        assert_eq!(reads.len(), 0);
+        assert_eq!(reads.count(), 0);
     }
 
     #[test]

@@ -58,7 +58,7 @@ pub async fn recover(config: &ServerConfig, env: &Env) -> Result<Recovery, Start
     if !data_dir.is_initialised()? {
         let (metadata, batch) = founding(config)?;
         let batch = [batch];
-        Wal::create_with(env.disk.clone(), &wal_dir, metadata, options.clone(), &batch).await?;
+        Wal::create_with(env.disk.clone(), &wal_dir, metadata, options, &batch).await?;
     }
     let (wal, log) = Wal::open(env.disk.clone(), &wal_dir, 0, options).await?;
     if let Some(repaired) = &log.repaired {
