@@ -116,11 +116,8 @@ mod tests {
     /// The true stream over a and b from revision 2: 2, 4 (two events), 5, 6.
     fn truth(model: &Model) -> Stream {
         let span = Span { key: "a".into(), end: "c".into() };
-        let delivery = |revision| Delivery {
-            at: 0,
-            events: model.changes(revision, &span),
-            progress: None,
-        };
+        let delivery =
+            |revision| Delivery { at: 0, events: model.changes(revision, &span), progress: None };
         let mut deliveries: Vec<Delivery> = [2, 4, 5].into_iter().map(delivery).collect();
         deliveries.push(Delivery { at: 0, events: vec![], progress: Some(5) });
         deliveries.push(delivery(6));
