@@ -1,5 +1,6 @@
 //! What the clients saw: every operation with the moments of its call and its return.
 
+use crate::checker::watch::Stream;
 use crate::model::{Reply, Request};
 
 /// A moment of the simulation, in nanoseconds since its start.
@@ -37,10 +38,11 @@ pub struct Operation {
     pub outcome: Outcome,
 }
 
-/// All operations of a run, in the order in which they returned.
+/// All operations of a run, in the order in which they returned, and what the watchers were told.
 #[derive(Clone, Debug, Default)]
 pub struct History {
     pub operations: Vec<Operation>,
+    pub streams: Vec<Stream>,
 }
 
 impl History {

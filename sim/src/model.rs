@@ -254,6 +254,12 @@ impl Model {
         keys.iter().filter(made).map(|key| self.change(key, revision)).collect()
     }
 
+    /// Whether revision `revision` deleted `key`.
+    pub fn deletes(&self, key: &str, revision: i64) -> bool {
+        let changed = self.order.get(&revision).is_some_and(|keys| keys.iter().any(|k| k == key));
+        changed && self.get(key, revision).is_none()
+    }
+
     fn change(&self, key: &str, revision: i64) -> WatchEvent {
         WatchEvent { key: key.into(), revision, kv: self.get(key, revision).cloned() }
     }

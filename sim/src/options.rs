@@ -73,6 +73,8 @@ pub struct Workload {
     pub operations: u64,
     pub keys: u64,
     pub timeout_ms: u64,
+    #[serde(default)]
+    pub watchers: u64,
     /// How often each kind of request is drawn, relative to each other.
     pub weights: Weights,
 }
@@ -142,6 +144,7 @@ impl Workload {
             put: 2 + weight(8),
             get: 2 + weight(8),
         };
-        Workload { clients, operations, keys, timeout_ms, weights }
+        let watchers = Stream::new(seed, "workload/watchers").below(4).saturating_sub(1);
+        Workload { clients, operations, keys, timeout_ms, watchers, weights }
     }
 }

@@ -7,6 +7,7 @@
 //! acknowledged write explains. That is a search, and it is bounded: one that runs out of steps is
 //! inconclusive, not passed.
 
+use super::watch::Stream;
 use super::{Guarantee, Violation};
 use crate::history::{History, Nanos, Operation, Outcome, Refusal};
 use crate::model::{Answer, KeyValue, Model, Reply, Request};
@@ -24,13 +25,20 @@ pub enum Ruling {
 
 /// Judges `history`.
 pub fn check(history: &History) -> Result<Ruling, Violation> {
+    replay(history).map(|(ruling, _)| ruling)
+}
+
+/// Judges `history`, and gives the states that it went through; they are the true ones if the
+/// ruling is `Consistent`.
+pub fn replay(history: &History) -> Result<(Ruling, Model), Violation> {
     let mut replay = Replay::new(&history.operations)?;
+    replay.see_streams(&history.streams);
     replay.check_refusals()?;
     let ruling = replay.run()?;
     if ruling == Ruling::Consistent {
         replay.check_real_time()?;
     }
-    Ok(ruling)
+    Ok((ruling, replay.model))
 }
 
 /// A revision that no acknowledged write explains, and the attempts to explain it.
@@ -54,6 +62,8 @@ struct Replay<'a> {
     unknown: Vec<usize>,
     /// The versions that any answer showed, by the revision that made them.
     observed: BTreeMap<i64, Vec<&'a KeyValue>>,
+    /// The deletions that a watcher was told of.
+    deleted: BTreeMap<i64, Vec<&'a str>>,
     /// Which write of unknown outcome explains which revision.
     filled: BTreeMap<i64, usize>,
     /// The earliest return of an operation at or after each revision.
@@ -71,6 +81,7 @@ impl<'a> Replay<'a> {
             reads: BTreeMap::new(),
             unknown: Vec::new(),
             observed: BTreeMap::new(),
+            deleted: BTreeMap::new(),
             filled: BTreeMap::new(),
             deadlines: BTreeMap::new(),
             highest: 1,
@@ -134,6 +145,21 @@ impl<'a> Replay<'a> {
             ));
         }
         Ok(())
+    }
+
+    /// Events tell the writes of unknown outcome apart as well as reads do. Whether they are the
+    /// right ones is for the checker of watches to say.
+    fn see_streams(&mut self, streams: &'a [Stream]) {
+        let deliveries = streams.iter().flat_map(|s| &s.deliveries);
+        for event in deliveries.flat_map(|d| &d.events) {
+            if self.writes.contains_key(&event.revision) {
+                continue;
+            }
+            match &event.kv {
+                Some(kv) => self.observed.entry(event.revision).or_default().push(kv),
+                None => self.deleted.entry(event.revision).or_default().push(&event.key),
+            }
+        }
     }
 
     fn set_deadlines(&mut self) {
@@ -251,6 +277,13 @@ impl<'a> Replay<'a> {
             });
             if !same {
                 let text = format!("an answer showed {kv:?}, which no write explains");
+                return Err(Violation::new(Guarantee::Linearizability, None, text));
+            }
+        }
+        for key in self.deleted.get(&revision).into_iter().flatten() {
+            if !self.model.deletes(key, revision) {
+                let text =
+                    format!("a watcher saw {key} deleted at {revision}, which no write explains");
                 return Err(Violation::new(Guarantee::Linearizability, None, text));
             }
         }

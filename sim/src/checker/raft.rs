@@ -46,6 +46,18 @@ pub enum Fact {
     Damaged,
 }
 
+/// What a platter holds at some index.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Platter {
+    Holds {
+        term: u64,
+    },
+    /// No entry there; the log ends at this one.
+    EndsAt(u64),
+    /// The harness damaged it, and nothing is demanded of it.
+    Destroyed,
+}
+
 /// What one member said.
 ///
 /// Invariant: `applied` belongs to the present life, everything else was reported durable and holds
@@ -56,6 +68,8 @@ struct Life {
     vote: u64,
     commit: u64,
     persisted: u64,
+    /// The last entry that it called committed.
+    committed: u64,
     applied: u64,
 }
 
@@ -134,24 +148,23 @@ impl Raft {
         self.leaders.len()
     }
 
-    /// Whether the platters of a quorum hold everything committed.
-    ///
-    /// `last_indexes` are the last whole entries on the platter of every voter, and 0 for one
-    /// whose disk the harness destroyed.
-    pub fn check_platters(&self, at: Nanos, last_indexes: &[u64]) -> Result<(), Violation> {
-        let quorum = last_indexes.len() / 2 + 1;
-        let holding = last_indexes.iter().filter(|l| **l >= self.highest_committed).count();
-        if holding >= quorum {
+    /// Whether the platters of a quorum hold the last entry that anybody called committed, and so
+    /// all before it. `platters` are those of all voters.
+    pub fn check_platters(&self, at: Nanos, platters: &[Platter]) -> Result<(), Violation> {
+        let index = self.highest_committed;
+        let Some(((term, _), _)) = self.committed.get(&index) else { return Ok(()) };
+        let holds = |platter: &&Platter| match platter {
+            Platter::Holds { term: held } => held == term,
+            // Beyond what the log holds there may be a checkpoint.
+            Platter::EndsAt(last) => *last > index,
+            Platter::Destroyed => true,
+        };
+        if platters.iter().filter(holds).count() > platters.len() / 2 {
             return Ok(());
         }
-        Err(Violation::new(
-            Guarantee::CommittedIsDurable,
-            Some(at),
-            format!(
-                "entry {} is committed, but the platters end at {last_indexes:?}",
-                self.highest_committed
-            ),
-        ))
+        let text =
+            format!("entry {index} of term {term} is committed, and on the platters: {platters:?}");
+        Err(Violation::new(Guarantee::CommittedIsDurable, Some(at), text))
     }
 
     fn life(&mut self, member: usize) -> &mut Life {
@@ -200,11 +213,13 @@ impl Raft {
                 life.term
             ));
         }
-        if last_index < life.persisted {
+        // A write that was on its way may have replaced what the member did not know to be
+        // committed; the rest nobody ever replaces.
+        let promised = life.persisted.min(life.committed);
+        if last_index < promised {
             return Err(format!(
                 "member {member} came up with a log that ends at {last_index}, but had made \
-                 entries up to {} durable",
-                life.persisted
+                 committed entries up to {promised} durable"
             ));
         }
         if commit < life.commit {
@@ -233,6 +248,8 @@ impl Raft {
             return Err(Violation::new(Guarantee::LogMatching, Some(at), text));
         }
         self.highest_committed = self.highest_committed.max(index);
+        let life = self.life(member);
+        life.committed = life.committed.max(index);
         Ok(())
     }
 
@@ -327,8 +344,9 @@ mod tests {
         let up = |term, last_index, commit| (1, Fact::Recovered { term, last_index, commit });
         let state = (1, Fact::HardState { term: 4, vote: 2, commit: 7 });
         let kept = (1, Fact::Persisted { last_index: 9 });
+        let commit = (1, Fact::Committed { index: 9, term: 4, checksum: 0 });
         for last in [up(3, 9, 7), up(4, 8, 7), up(4, 9, 6)] {
-            let facts = [state, kept, (1, Fact::Started), last];
+            let facts = [state, kept, commit, (1, Fact::Started), last];
             assert_eq!(broken(&facts), Guarantee::CommittedIsDurable);
         }
         // Another vote in the same term after the restart.
@@ -346,7 +364,11 @@ mod tests {
         let mut raft = Raft::default();
         let commit = Fact::Committed { index: 5, term: 1, checksum: 0 };
         raft.observe(0, 1, commit).expect("true");
-        raft.check_platters(0, &[5, 9, 0]).expect("a quorum holds it");
-        raft.check_platters(0, &[5, 4, 0]).expect_err("no quorum holds it");
+        let (held, other) = (Platter::Holds { term: 1 }, Platter::Holds { term: 2 });
+        let quorum = [held, Platter::EndsAt(4), held];
+        raft.check_platters(0, &quorum).expect("a quorum holds it");
+        raft.check_platters(0, &[held, other, Platter::EndsAt(4)]).expect_err("one holds it");
+        let rotten = [held, Platter::Destroyed, Platter::EndsAt(4)];
+        raft.check_platters(0, &rotten).expect("what was destroyed may have held it");
     }
 }

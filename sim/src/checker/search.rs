@@ -132,7 +132,7 @@ mod tests {
             operations.push(Operation { client, member: 0, request, called, returned, outcome });
         }
         operations.sort_by_key(|o| o.returned);
-        History { operations }
+        History { operations, streams: Vec::new() }
     }
 
     fn falsify(history: &mut History, stream: &mut Stream) {

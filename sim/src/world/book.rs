@@ -1,7 +1,9 @@
 //! The book of a run: everything that happened, as it happens, with the checkers that look at it
 //! at once.
 
+use super::watcher::Ending;
 use crate::checker::raft::{Fact, Raft};
+use crate::checker::watch::Stream;
 use crate::checker::{Guarantee, Violation};
 use crate::history::{History, Nanos, Operation, Outcome, Refusal};
 use crate::marks::Marks;
@@ -48,7 +50,7 @@ pub struct Book {
     /// Who led before the present leader, and the present one.
     pub leaders: [Option<usize>; 2],
     pub first_fault: Option<Nanos>,
-    acknowledged_revision: i64,
+    pub acknowledged_revision: i64,
     ids: BTreeMap<u64, usize>,
 }
 
@@ -59,6 +61,7 @@ pub struct SharedBook {
     start: Instant,
     elections: Arc<Signal<Election>>,
     broken: Arc<Signal<bool>>,
+    ending: Arc<Signal<Ending>>,
 }
 
 impl SharedBook {
@@ -82,6 +85,7 @@ impl SharedBook {
             start: Instant::now(),
             elections: Arc::new(Signal::new(Election::default())),
             broken: Arc::new(Signal::new(false)),
+            ending: Arc::new(Signal::new(Ending::default())),
         }
     }
 
@@ -108,6 +112,16 @@ impl SharedBook {
         book.violation.get_or_insert(violation);
         drop(book);
         self.broken.set(true);
+    }
+
+    /// What the watchers are told when the faults are over.
+    pub fn ending(&self) -> &Signal<Ending> {
+        &self.ending
+    }
+
+    /// Enters what a watcher was told over one stream.
+    pub fn streamed(&self, stream: Stream) {
+        self.lock().history.streams.push(stream);
     }
 
     /// Completes when a guarantee is broken.

@@ -1,6 +1,7 @@
 //! Carries out what the nemesis planned, one task a fault; each ends what it began.
 
 use super::cluster::Cluster;
+use super::platters;
 use crate::clock::TRUE_RATE;
 use crate::plan::{Action, Direction, Fault, Target};
 use crate::random::Stream;
@@ -108,6 +109,9 @@ async fn cut_for(cluster: &Cluster, links: &[(NodeId, NodeId)], for_ms: u64) {
 
 async fn down(cluster: &Cluster, member: usize, power_cut: bool, down_ms: u64) {
     cluster.hold_down(member, power_cut);
+    if power_cut {
+        platters::check(cluster);
+    }
     pause(down_ms).await;
     cluster.release(member);
 }
@@ -124,6 +128,7 @@ async fn process(cluster: &Cluster, action: &Action) {
             for member in 0..cluster.members() {
                 cluster.hold_down(member, true);
             }
+            platters::check(cluster);
             pause(*down_ms).await;
             for member in 0..cluster.members() {
                 cluster.release(member);

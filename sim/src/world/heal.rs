@@ -34,6 +34,7 @@ pub async fn heal(cluster: &Cluster) -> Healing {
     for member in &core {
         cluster.heal_member(*member);
     }
+    cluster.book().ending().update(|ending| ending.core = core.clone());
     let options = &cluster.plan().options;
     let mut healing = Healing {
         healed_at: cluster.book().now(),

@@ -16,10 +16,14 @@ pub mod cluster;
 pub mod faults;
 /// After the faults.
 pub mod heal;
+/// What is on the platters.
+pub mod platters;
+/// The watchers.
+pub mod watcher;
 /// Between the model's requests and the messages of the API.
 pub mod wire;
 
-use crate::checker::{Guarantee, linearizability, liveness};
+use crate::checker::{Guarantee, linearizability, liveness, watch};
 use crate::history;
 use crate::outcome::Outcome;
 use crate::plan::Plan;
@@ -27,7 +31,6 @@ use book::SharedBook;
 use cluster::{Cluster, Stop};
 use madsim::Config;
 use madsim::runtime::Runtime;
-use std::path::Path;
 use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
@@ -35,6 +38,8 @@ use tokio::time::Instant;
 
 /// A run that simulates longer than this hangs.
 const SIMULATED_MAX: Duration = Duration::from_secs(600);
+/// The nodes of the watchers come after those of all clients.
+const WATCHER_NODES: u64 = 100;
 /// How long a member stays down that a fault of its disk stopped, where the fault doesn't say.
 const DOWN_MS: u64 = 200;
 
@@ -61,12 +66,18 @@ async fn simulate(plan: Plan, keep_trace: bool) -> Outcome {
             cluster.client_node(client).spawn(life)
         })
         .collect();
+    let watchers: Vec<_> = (0..plan.workload.watchers)
+        .map(|watcher| {
+            let life = watcher::run(plan.clone(), watcher, book.clone());
+            cluster.client_node(WATCHER_NODES + watcher).spawn(life)
+        })
+        .collect();
     let faults = disturb(&cluster, until).await;
     for fault in faults {
         fault.abort();
     }
     if !book.is_broken() {
-        finish(&cluster, clients).await;
+        finish(&cluster, clients, watchers).await;
     }
     supervisor.abort();
     pruner.abort();
@@ -101,7 +112,7 @@ async fn disturb(cluster: &Cluster, until: Instant) -> Vec<JoinHandle<()>> {
 }
 
 /// Heals, demands progress, and waits for the clients.
-async fn finish(cluster: &Cluster, clients: Vec<JoinHandle<()>>) {
+async fn finish(cluster: &Cluster, clients: Vec<JoinHandle<()>>, watchers: Vec<JoinHandle<()>>) {
     let healing = heal::heal(cluster).await;
     let book = cluster.book();
     if let Err(violation) = liveness::check(&healing) {
@@ -117,7 +128,18 @@ async fn finish(cluster: &Cluster, clients: Vec<JoinHandle<()>>) {
             ended.expect("a client does not panic");
         }
     }
-    check_platters(cluster);
+    let owed = book.lock().acknowledged_revision;
+    book.ending().update(|ending| ending.owed = owed);
+    let patience = Instant::now() + Duration::from_nanos(healing.limit);
+    for watcher in watchers {
+        let left = patience.saturating_duration_since(Instant::now());
+        if tokio::time::timeout(left, watcher).await.is_err() {
+            book.ending().update(|ending| ending.over = true);
+        }
+    }
+    // Who came too late enters what is missing.
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    platters::check(cluster);
 }
 
 /// Starts members again that a fault of their disk has stopped; a stop without one is a bug.
@@ -143,6 +165,7 @@ async fn supervise(cluster: Cluster, mut stops: mpsc::UnboundedReceiver<Stop>) {
         let down_ms = cluster.down_ms(member).max(DOWN_MS);
         // The device failed under it, so the page cache is not to be trusted either.
         cluster.hold_down(member, true);
+        platters::check(&cluster);
         let cluster = cluster.clone();
         tokio::spawn(async move {
             tokio::time::sleep(Duration::from_millis(down_ms)).await;
@@ -162,29 +185,6 @@ async fn prune(cluster: Cluster) {
     }
 }
 
-/// Everything committed must be on the platters of a quorum.
-fn check_platters(cluster: &Cluster) {
-    let book = cluster.book();
-    let last_indexes: Vec<u64> =
-        (0..cluster.members()).map(|member| platter_index(cluster, member)).collect();
-    let at = book.now();
-    let checked = book.lock().raft.check_platters(at, &last_indexes);
-    if let Err(violation) = checked {
-        book.violated(violation);
-    }
-}
-
-/// The last entry that is on a platter; 0 if its log can't be read.
-fn platter_index(cluster: &Cluster, member: usize) -> u64 {
-    let image = cluster.disk(member).platter_image();
-    let log = detcd::storage::replay::replay(&image, Path::new("/data/member/wal"), 0);
-    let Ok(log) = log else { return 0 };
-    if log.segments.len() > 1 {
-        cluster.book().reach("segments rolled");
-    }
-    log.last_index
-}
-
 /// The verdict on what is in the book.
 fn judge(cluster: &Cluster) -> Outcome {
     let plan = cluster.plan();
@@ -193,9 +193,14 @@ fn judge(cluster: &Cluster) -> Outcome {
     let mut violation = book.violation.clone();
     let mut inconclusive = false;
     // A stale read explains more than the replicas that differ later, so it goes first.
-    match linearizability::check(&book.history) {
-        Ok(linearizability::Ruling::Consistent) => {}
-        Ok(linearizability::Ruling::Inconclusive) => inconclusive = true,
+    match linearizability::replay(&book.history) {
+        Ok((linearizability::Ruling::Consistent, model)) => {
+            if violation.is_none() {
+                let judged = book.history.streams.iter().map(|s| watch::check(&model, s));
+                violation = judged.filter_map(Result::err).next();
+            }
+        }
+        Ok((linearizability::Ruling::Inconclusive, _)) => inconclusive = true,
         Err(broken) => {
             let keep = violation.as_ref().is_some_and(|v| v.guarantee != Guarantee::Liveness);
             if !keep {

@@ -127,7 +127,7 @@ fn reply(header: &Option<api::ResponseHeader>, answer: Answer) -> Reply {
     Reply { revision: header.as_ref().map_or(0, |h| h.revision), answer }
 }
 
-fn key_value(kv: mvccpb::KeyValue) -> KeyValue {
+pub fn key_value(kv: mvccpb::KeyValue) -> KeyValue {
     KeyValue {
         key: text(&kv.key),
         value: text(&kv.value),
