@@ -317,7 +317,7 @@ impl Generator {
         if !self.leases {
             return 0;
         }
-        [1, 2, 3, 4, 5, 99, 0, -7][self.rng.random_range(0..8)].clamp(-7, 99)
+        [1, 2, 3, 4, 5, 99, 0, -7][self.rng.random_range(0..8)]
     }
 
     /// Long enough that nothing expires in a run, or refused.
