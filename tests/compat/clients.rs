@@ -106,12 +106,16 @@ fn run(options: &Options) -> Result<bool, String> {
 /// All clients on one cluster, each with what it printed.
 fn transcripts(options: &Options, cluster: &Cluster) -> Result<Vec<Transcript>, String> {
     let endpoints = cluster.endpoints().join(",");
+    // One endpoint, so that the member in each header is the same; commands that ask all members
+    // find them by themselves.
+    let first = cluster.endpoints().remove(0);
     let mut all = Vec::new();
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/compat");
-    for etcdctl in &options.etcdctls {
+    for (number, etcdctl) in options.etcdctls.iter().enumerate() {
+        let run = format!("run{number}");
         for name in ["kv", "cluster", "lease", "watch", "lock"] {
             let path = root.join("testdata").join(format!("{name}.txt"));
-            let text = script::run(&path, etcdctl, &endpoints)?;
+            let text = script::run(&path, etcdctl, &first, &run)?;
             all.push(Transcript { name: format!("{} {name}", etcdctl.display()), text });
         }
     }

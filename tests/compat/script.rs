@@ -3,7 +3,8 @@
 //! A line is a command in the shell's way of quoting. `| text` below it is its input. Before the
 //! command may stand: `~`, what it prints is compared with figures masked and lines sorted;
 //! `= NAME`, the second word it prints becomes `$NAME`; `& NAME`, it runs in the background until
-//! `stop NAME LINES`, which waits for so many lines. `#` begins a comment.
+//! `stop NAME LINES`, which waits for so many lines. `#` begins a comment. `RUN` in any place is a
+//! word of this run, for keys that no other run touched.
 
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
@@ -31,8 +32,9 @@ struct Run<'a> {
 }
 
 /// Runs a script and gives its transcript.
-pub fn run(path: &Path, etcdctl: &Path, endpoints: &str) -> Result<String, String> {
+pub fn run(path: &Path, etcdctl: &Path, endpoints: &str, run: &str) -> Result<String, String> {
     let text = std::fs::read_to_string(path).map_err(|e| format!("{}: {e}", path.display()))?;
+    let text = text.replace("RUN", run);
     let lines: Vec<&str> =
         text.lines().filter(|line| !line.is_empty() && !line.starts_with('#')).collect();
     let mut run = Run {
@@ -74,7 +76,8 @@ impl Run<'_> {
         match words.as_slice() {
             ["~", command @ ..] => {
                 let (_, printed) = self.foreground(command, input)?;
-                self.transcript.push_str(&mask(&printed));
+                let named = self.with_names(&printed);
+                self.transcript.push_str(&mask(&named));
             }
             ["=", name, command @ ..] => {
                 let (_, printed) = self.foreground(command, input)?;
@@ -98,13 +101,22 @@ impl Run<'_> {
         Ok(())
     }
 
-    /// Adds to the transcript, with the names in the place of their values.
+    /// Adds to the transcript what is the same on every server.
     fn print(&mut self, printed: &str) {
+        let named = self.with_names(printed);
+        self.transcript.push_str(&scrub(&named));
+    }
+
+    /// Puts the names in the place of their values, which some formats print in decimal.
+    fn with_names(&self, printed: &str) -> String {
         let mut printed = printed.to_string();
         for (name, value) in &self.names {
             printed = printed.replace(value, &format!("${name}"));
+            if let Ok(number) = u64::from_str_radix(value, 16) {
+                printed = printed.replace(&number.to_string(), &format!("${name}"));
+            }
         }
-        self.transcript.push_str(&printed);
+        printed
     }
 
     fn command(&self, words: &[&str]) -> Command {
@@ -190,9 +202,25 @@ fn collect(child: &mut Child) -> (Arc<Mutex<Vec<u8>>>, Reader) {
     (output, reader)
 }
 
+/// Takes out who leads and since which term: chance decides both.
+fn scrub(printed: &str) -> String {
+    let mut printed = printed.to_string();
+    for mark in ["\"raft_term\":", "\"RaftTerm\" : ", "\"leader\":", "\"Leader\" : "] {
+        let mut parts = printed.split(mark);
+        let mut scrubbed = parts.next().unwrap_or_default().to_string();
+        for part in parts {
+            scrubbed.push_str(mark);
+            scrubbed.push('_');
+            scrubbed.push_str(part.trim_start_matches(|letter: char| letter.is_ascii_digit()));
+        }
+        printed = scrubbed;
+    }
+    printed
+}
+
 /// Figures, units and truth become signs, and the order of lines is left aside.
 fn mask(printed: &str) -> String {
-    let mut lines: Vec<String> = printed.lines().map(mask_line).collect();
+    let mut lines: Vec<String> = scrub(printed).lines().map(mask_line).collect();
     lines.sort();
     lines.iter().map(|line| format!("{line}\n")).collect()
 }

@@ -70,6 +70,8 @@ def main():
     host, port = sys.argv[2].split(",")[0].removeprefix("http://").split(":")
     client = etcd3.client(host=host, port=int(port), timeout=10)
     parts = {"kv": kv, "lease": leases, "watch": watches, "lock": locks}
+    if sys.argv[1] not in parts:
+        sys.exit(64)
     parts[sys.argv[1]](client)
 
 
