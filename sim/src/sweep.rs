@@ -62,7 +62,10 @@ pub struct Report {
     pub figures: Figures,
     pub marks: Marks,
     pub failures: Vec<(u64, Violation)>,
+    pub inconclusive: Vec<u64>,
     pub wall: Duration,
+    /// The seed that took longest, and how long.
+    pub slowest: (Duration, u64),
     pub jobs: usize,
 }
 
@@ -90,8 +93,11 @@ impl Sweep {
             if seed >= self.first + self.seeds {
                 return;
             }
+            let began = Instant::now();
             let outcome = run::run(&self.plans.draw(seed), false);
+            let took = began.elapsed();
             let mut report = report.lock().expect("no worker panics with the report in hand");
+            report.slowest = report.slowest.max((took, seed));
             report.take(seed, outcome);
             if self.failures_max > 0 && report.failures.len() >= self.failures_max {
                 next.store(u64::MAX / 2, Ordering::SeqCst);
@@ -105,6 +111,9 @@ impl Report {
     fn take(&mut self, seed: u64, outcome: Outcome) {
         self.figures.add(&outcome.figures);
         self.marks.add(&outcome.marks);
+        if outcome.inconclusive {
+            self.inconclusive.push(seed);
+        }
         if let Some(violation) = outcome.violation {
             self.failures.push((seed, violation));
         }
@@ -150,6 +159,11 @@ impl Report {
             f.simulated_ms as f64 / 1000.0 / wall
         ));
         line(format!(
+            "slowest: seed {} with {:.2} s",
+            self.slowest.1,
+            self.slowest.0.as_secs_f64()
+        ));
+        line(format!(
             "operations {} (a seed: {}), acknowledged {}, outcome unknown {}, elections {}",
             f.operations,
             f.operations / runs,
@@ -162,8 +176,8 @@ impl Report {
             f.full_runs, f.runs
         ));
         line(format!(
-            "silent after the first fault: {}; inconclusive: {}; faults: {}",
-            f.silent_runs, f.inconclusive_runs, f.faults
+            "silent after the first fault: {}; inconclusive: {:?}; faults: {}",
+            f.silent_runs, self.inconclusive, f.faults
         ));
         for (class, count) in &f.drawn {
             line(format!("  fault {class:28} {count:8}"));

@@ -25,13 +25,20 @@ pub enum Ruling {
 
 /// Judges `history`.
 pub fn check(history: &History) -> Result<Ruling, Violation> {
-    replay(history).map(|(ruling, _)| ruling)
+    replay(history, &BTreeMap::new()).map(|(ruling, _)| ruling)
 }
 
 /// Judges `history`, and gives the states that it went through; they are the true ones if the
 /// ruling is `Consistent`.
-pub fn replay(history: &History) -> Result<(Ruling, Model), Violation> {
+///
+/// `hints` name the operation that may have made a revision, for the search to try first. A wrong
+/// hint costs a step and changes no ruling.
+pub fn replay(
+    history: &History,
+    hints: &BTreeMap<i64, usize>,
+) -> Result<(Ruling, Model), Violation> {
     let mut replay = Replay::new(&history.operations)?;
+    replay.hints.clone_from(hints);
     replay.see_streams(&history.streams);
     replay.check_refusals()?;
     let ruling = replay.run()?;
@@ -68,6 +75,7 @@ struct Replay<'a> {
     filled: BTreeMap<i64, usize>,
     /// The earliest return of an operation at or after each revision.
     deadlines: BTreeMap<i64, Nanos>,
+    hints: BTreeMap<i64, usize>,
     highest: i64,
     steps: u64,
 }
@@ -84,6 +92,7 @@ impl<'a> Replay<'a> {
             deleted: BTreeMap::new(),
             filled: BTreeMap::new(),
             deadlines: BTreeMap::new(),
+            hints: BTreeMap::new(),
             highest: 1,
             steps: 0,
         };
@@ -259,6 +268,12 @@ impl<'a> Replay<'a> {
             // Values of puts are unique; comparing them with each other would be in vain.
             if tagged || !candidates.iter().any(same) {
                 candidates.push(*i);
+            }
+        }
+        if let Some(hint) = self.hints.get(&revision) {
+            let same = |i: &usize| self.operations[*i].request == self.operations[*hint].request;
+            if let Some(at) = candidates.iter().position(same) {
+                candidates.swap(0, at);
             }
         }
         candidates

@@ -143,6 +143,12 @@ impl Raft {
         self.applied.get(&index).map(|a| (index, a.revision, a.state_hash))
     }
 
+    /// The entry whose applying made `revision`.
+    pub fn index_of(&self, revision: i64) -> Option<u64> {
+        let at = |(_, applied): &(&u64, &AppliedAt)| applied.revision >= revision;
+        self.applied.iter().find(at).map(|(index, _)| *index)
+    }
+
     /// How many terms had a leader.
     pub fn elections(&self) -> usize {
         self.leaders.len()

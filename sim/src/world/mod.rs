@@ -193,7 +193,8 @@ fn judge(cluster: &Cluster) -> Outcome {
     let mut violation = book.violation.clone();
     let mut inconclusive = false;
     // A stale read explains more than the replicas that differ later, so it goes first.
-    match linearizability::replay(&book.history) {
+    let hints = platters::hints(cluster, &book);
+    match linearizability::replay(&book.history, &hints) {
         Ok((linearizability::Ruling::Consistent, model)) => {
             if violation.is_none() {
                 let judged = book.history.streams.iter().map(|s| watch::check(&model, s));

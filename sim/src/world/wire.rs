@@ -5,10 +5,21 @@ use crate::model::{
     Answer, Compare, Delete, KeyValue, Operand, Put, Range, Relation, Reply, Request, Txn,
 };
 use bytes::Bytes;
+use detcd::apply::request::Op;
 use detcd::pb::etcdserverpb as api;
 use detcd::pb::etcdserverpb::{compare, range_request, request_op, response_op};
 use detcd::pb::mvccpb;
 use tonic::Status;
+
+/// A write as it stands in the log.
+pub fn op(request: &Request) -> Option<Op> {
+    match request {
+        Request::Put(p) => Some(Op::Put(put(p))),
+        Request::Delete(d) => Some(Op::DeleteRange(delete(d))),
+        Request::Txn(t) => Some(Op::Txn(txn(t))),
+        Request::Range(_) | Request::Compact { .. } => None,
+    }
+}
 
 pub fn range(range: &Range) -> api::RangeRequest {
     let order = if range.descending {
