@@ -74,9 +74,12 @@ pub async fn heal(cluster: &Cluster) -> Healing {
 /// connected with each other in full, else everybody whose disk is not destroyed.
 fn choose_core(cluster: &Cluster) -> Vec<usize> {
     let book = cluster.book().lock();
-    // Who rotted while it was down may refuse to start; nothing is demanded of it.
-    let can_start =
-        |m: &usize| !book.members[*m].out && (book.members[*m].up || !cluster.is_rotten(*m));
+    // A member that rotted may yet refuse to start; nothing is demanded of one that has not come
+    // up since.
+    let can_start = |m: &usize| {
+        let member = &book.members[*m];
+        !member.out && (member.persisted > 0 || !cluster.is_rotten(*m))
+    };
     let alive: Vec<usize> = (0..cluster.members()).filter(can_start).collect();
     drop(book);
     let plan = cluster.plan();
