@@ -71,7 +71,11 @@ impl WatchSession {
     }
 
     pub fn cancel(&self, watch_id: i64) {
-        self.shared.hub().cancel(self.stream, watch_id);
+        let mut hub = self.shared.hub();
+        hub.cancel(self.stream, watch_id);
+        if hub.is_behind() {
+            self.shared.catch_up.notify_one();
+        }
     }
 
     pub fn request_progress(&self) {

@@ -228,10 +228,23 @@ impl Hub {
     /// Ends a watcher; one that is not there is passed over in silence.
     pub fn cancel(&mut self, id: StreamId, watch_id: i64) {
         let Some(&slot) = self.stream(id.0).ids.get(&watch_id) else { return };
+        if !self.watcher(slot).pending.is_empty() {
+            self.drop_progress(id);
+        }
         self.remove_watcher(slot);
+        // Its events were room that a parked watcher waits for, and nothing else may be in line.
+        self.unpark(id);
         let mut reply = self.response(watch_id, self.revision);
         reply.canceled = true;
         self.stream(id.0).reply(reply);
+    }
+
+    /// Takes reports of progress out of the line. Events that a cancel throws away stood before
+    /// them, and its reply comes behind: in between, a report would speak for those events.
+    fn drop_progress(&mut self, id: StreamId) {
+        let stream = self.stream(id.0);
+        stream.line.retain(|turn| !matches!(turn, Turn::Progress(_)));
+        stream.progress_in_line = 0;
     }
 
     /// Asks how far all watchers of a stream have come. There is no answer unless all of them
@@ -385,7 +398,7 @@ impl Hub {
                 Turn::Events(slot, serial) => self.take_events(id, slot, serial),
                 Turn::WatcherProgress(slot, serial) => self.watcher_progress(slot, serial),
                 Turn::Progress(at_least) => self.stream_progress(id, at_least),
-                Turn::End(slot, serial) => self.end(slot, serial),
+                Turn::End(slot, serial) => self.end(id, slot, serial),
             };
             if response.is_some() {
                 return response;
@@ -469,7 +482,7 @@ impl Hub {
         (reached && position >= at_least).then(|| self.response(NO_WATCH_ID, position))
     }
 
-    fn end(&mut self, slot: Slot, serial: u64) -> Option<WatchResponse> {
+    fn end(&mut self, id: StreamId, slot: Slot, serial: u64) -> Option<WatchResponse> {
         let watcher = self.watchers[slot as usize].as_ref().filter(|w| w.serial == serial)?;
         let State::Doomed { compact_revision } = watcher.state else {
             panic!("watcher {} ends and is {:?}", watcher.id, watcher.state);
@@ -477,6 +490,7 @@ impl Hub {
         let mut response = self.response(watcher.id, self.revision);
         (response.canceled, response.compact_revision) = (true, compact_revision);
         self.remove_watcher(slot);
+        self.unpark(id);
         Some(response)
     }
 
