@@ -177,7 +177,10 @@ async fn disk(cluster: &Cluster, fault: &Fault) {
         Fault::FsyncStall { target, for_ms } => {
             let member = cluster.resolve(*target);
             let led = cluster.book().lock().members[member].leads;
-            cluster.disk(member).stall(ms(*for_ms));
+            // A stall can't be taken back, so it ends with the run's faults at the latest.
+            let now_ms = cluster.book().now() / 1_000_000;
+            let left = cluster.plan().duration_ms.saturating_sub(now_ms);
+            cluster.disk(member).stall(ms(left.min(*for_ms)));
             pause(*for_ms).await;
             let book = cluster.book();
             if led && book.lock().leaders[1] != Some(member) {
