@@ -4,6 +4,7 @@
 //! [--program PATH]...`: etcdctl runs the scripts in `testdata/`, python the program in `python/`,
 //! and a program (those in `go/` and `rust/`) is called with each part and the endpoints.
 
+mod held;
 mod script;
 
 use process::Cluster;
@@ -74,14 +75,14 @@ fn main() -> ExitCode {
 /// Runs everything on both; true if nothing differed.
 fn run(options: &Options) -> Result<bool, String> {
     let start = Cluster::start(&options.etcd, 3, &[]);
-    let cluster = start.map_err(|error| format!("etcd: {error}"))?;
+    let mut cluster = start.map_err(|error| format!("etcd: {error}"))?;
     let addresses = cluster.addresses();
-    let theirs = transcripts(options, &cluster)?;
+    let theirs = transcripts(options, &mut cluster)?;
     drop(cluster);
     // On the same addresses, so that every id that is computed from them must be the same.
     let start = Cluster::start_like(&options.other, &addresses);
-    let cluster = start.map_err(|error| format!("detcd: {error}"))?;
-    let ours = transcripts(options, &cluster)?;
+    let mut cluster = start.map_err(|error| format!("detcd: {error}"))?;
+    let ours = transcripts(options, &mut cluster)?;
     drop(cluster);
     assert_eq!(theirs.len(), ours.len(), "the same clients ran on both");
     let (mut passed, mut failed) = (0, 0);
@@ -104,7 +105,7 @@ fn run(options: &Options) -> Result<bool, String> {
 }
 
 /// All clients on one cluster, each with what it printed.
-fn transcripts(options: &Options, cluster: &Cluster) -> Result<Vec<Transcript>, String> {
+fn transcripts(options: &Options, cluster: &mut Cluster) -> Result<Vec<Transcript>, String> {
     let endpoints = cluster.endpoints().join(",");
     // One endpoint, so that the member in each header is the same; commands that ask all members
     // find them by themselves.
@@ -134,6 +135,12 @@ fn transcripts(options: &Options, cluster: &Cluster) -> Result<Vec<Transcript>, 
             if let Some(text) = bounded_output(&mut command)? {
                 all.push(Transcript { name, text });
             }
+        }
+    }
+    for program in &options.programs {
+        if let Some(text) = held::run(program, cluster)? {
+            let name = format!("{} held, while the leader is killed", program.display());
+            all.push(Transcript { name, text });
         }
     }
     Ok(all)

@@ -193,12 +193,13 @@ fn collect(child: &mut Child) -> (Arc<Mutex<Vec<u8>>>, Reader) {
     let mut stdout = child.stdout.take().expect("a pipe");
     let output = Arc::new(Mutex::new(Vec::new()));
     let sink = output.clone();
-    let reader = std::thread::spawn(move || {
+    let read = move || {
         let mut chunk = [0_u8; 4096];
         while let Ok(count @ 1..) = stdout.read(&mut chunk) {
             sink.lock().expect("no panic here").extend_from_slice(&chunk[..count]);
         }
-    });
+    };
+    let reader = std::thread::Builder::new().spawn(read).expect("a thread to read with");
     (output, reader)
 }
 
