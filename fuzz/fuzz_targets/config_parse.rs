@@ -7,7 +7,7 @@ use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|bytes: &[u8]| {
     let Ok(text) = std::str::from_utf8(bytes) else { return };
-    drop(duration::parse(text));
+    let _ = duration::parse(text);
     drop(Url::parse_list(text));
     drop(flags::parse_args(&text.lines().map(str::to_string).collect::<Vec<_>>()));
     if let Ok(given) = yaml::parse(text) {

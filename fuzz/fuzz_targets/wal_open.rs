@@ -14,7 +14,7 @@ use std::sync::Arc;
 fuzz_target!(|bytes: &[u8]| {
     let dir = Path::new("/wal");
     let disk = MemDisk::new();
-    block_on(disk.create_dir_all(dir)).expect("a directory in memory");
+    disk.create_dir_all(dir).expect("a directory in memory");
     let name = SegmentName { sequence: 0, first_index: 1 };
     disk.set_contents(&dir.join(name.file_name()), bytes.to_vec());
     let disk: Arc<dyn Disk> = Arc::new(disk);

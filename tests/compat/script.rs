@@ -2,7 +2,8 @@
 //!
 //! A line is a command in the shell's way of quoting. `| text` below it is its input. Before the
 //! command may stand: `~`, what it prints is compared with figures masked and lines sorted;
-//! `= NAME`, the second word it prints becomes `$NAME`; `& NAME`, it runs in the background until
+//! `= NAME`, the second word it prints becomes `$NAME`; `@ NAME FIELD`, so does this field of what
+//! it prints with `-w fields`; `& NAME`, it runs in the background until
 //! `stop NAME LINES`, which waits for so many lines. `#` begins a comment. `RUN` in any place is a
 //! word of this run, for keys that no other run touched.
 
@@ -85,6 +86,13 @@ impl Run<'_> {
                 self.names.insert((*name).to_string(), word.to_string());
                 self.print(&printed);
             }
+            ["@", name, field, command @ ..] => {
+                let (_, printed) = self.foreground(command, input)?;
+                let mark = format!("\"{field}\" : ");
+                let value = printed.split(&mark).nth(1).and_then(|rest| rest.lines().next());
+                let value = value.unwrap_or("nothing");
+                self.names.insert((*name).to_string(), value.to_string());
+            }
             ["&", name, command @ ..] => self.start(name, command)?,
             ["stop", name, count] => {
                 let count = count.parse().map_err(|_| format!("{line}: no number"))?;
@@ -110,7 +118,8 @@ impl Run<'_> {
     /// Puts the names in the place of their values, which some formats print in decimal.
     fn with_names(&self, printed: &str) -> String {
         let mut printed = printed.to_string();
-        for (name, value) in &self.names {
+        // Short values are revisions, which are the same on both and part of other figures.
+        for (name, value) in self.names.iter().filter(|(_, value)| value.len() > 8) {
             printed = printed.replace(value, &format!("${name}"));
             if let Ok(number) = u64::from_str_radix(value, 16) {
                 printed = printed.replace(&number.to_string(), &format!("${name}"));
