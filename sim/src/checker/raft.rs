@@ -71,6 +71,8 @@ struct Life {
     /// The last entry that it called committed.
     committed: u64,
     applied: u64,
+    /// Its disk was damaged on purpose: nothing is demanded of it any more.
+    damaged: bool,
 }
 
 /// The state of all members, as far as they told.
@@ -102,7 +104,7 @@ impl Raft {
                 Ok(())
             }
             Fact::Damaged => {
-                self.lives.insert(member, Life::default());
+                self.lives.insert(member, Life { damaged: true, ..Life::default() });
                 Ok(())
             }
             Fact::Leads { term } => match self.leaders.insert(term, member) {
@@ -238,6 +240,21 @@ impl Raft {
         Ok(())
     }
 
+    /// Whoever is the first to call an entry committed may do so only when a quorum has reported
+    /// it durable: that is what committed means, whether or not a crash comes to show it.
+    fn durable_on_quorum(&self, at: Nanos, member: usize, index: u64) -> Result<(), Violation> {
+        let holds = |life: &&Life| life.damaged || life.persisted >= index;
+        let holders = self.lives.values().filter(holds).count();
+        if self.lives.is_empty() || holders > self.lives.len() / 2 {
+            return Ok(());
+        }
+        let text = format!(
+            "member {member} calls entry {index} committed, durable on {holders} of {} members",
+            self.lives.len()
+        );
+        Err(Violation::new(Guarantee::CommittedIsDurable, Some(at), text))
+    }
+
     fn commit(
         &mut self,
         at: Nanos,
@@ -245,6 +262,9 @@ impl Raft {
         index: u64,
         entry: (u64, u32),
     ) -> Result<(), Violation> {
+        if !self.committed.contains_key(&index) {
+            self.durable_on_quorum(at, member, index)?;
+        }
         let (known, first) = *self.committed.entry(index).or_insert((entry, member));
         if known != entry {
             let text = format!(
@@ -362,6 +382,20 @@ mod tests {
         let mut raft = Raft::default();
         for (member, fact) in [state, kept, (1, Fact::Damaged), (1, Fact::Started), up(0, 0, 0)] {
             raft.observe(0, member, fact).expect("damage by the harness voids the promises");
+        }
+    }
+
+    #[test]
+    fn a_commit_before_a_quorum_has_it_durable_is_seen() {
+        let kept = |member, last_index| (member, Fact::Persisted { last_index });
+        let commit = (0, Fact::Committed { index: 5, term: 1, checksum: 0 });
+        assert_eq!(
+            broken(&[kept(0, 5), kept(1, 4), kept(2, 4), commit]),
+            Guarantee::CommittedIsDurable
+        );
+        let mut raft = Raft::default();
+        for (member, fact) in [kept(0, 5), kept(1, 5), kept(2, 4), commit] {
+            raft.observe(0, member, fact).expect("two of three hold it");
         }
     }
 

@@ -25,7 +25,8 @@ pub fn check(cluster: &Cluster) {
 }
 
 /// Which operation of unknown outcome made which revision, by what stands in the log: a hint for
-/// the search of `checker::linearizability`, which believes nothing that the answers don't bear out.
+/// the search of `checker::linearizability`, which believes nothing that the answers don't bear
+/// out.
 pub fn hints(cluster: &Cluster, book: &Book) -> BTreeMap<i64, usize> {
     let gaps = book.history.unexplained_revisions();
     let unknown: Vec<(usize, Op)> = book
