@@ -98,6 +98,8 @@ struct Finding {
 
 /// Runs the bench over the mutants in `rows`, or all, and writes `docs/mutants.md`.
 pub fn bench(root: &Path, rows: &[String]) -> Result<(), String> {
+    // The build runs in the copy, so a path that depends on where one stands would go astray.
+    let root = &std::path::absolute(root).map_err(|e| e.to_string())?;
     let list = root.join("sim/mutants.toml");
     let text = fs::read_to_string(&list).map_err(|e| format!("{}: {e}", list.display()))?;
     let all = parse(&text)?;

@@ -68,6 +68,9 @@ struct Life {
     vote: u64,
     commit: u64,
     persisted: u64,
+    /// The commit index that it last came up with. The founders' entries are committed from the
+    /// start, on every founder by itself.
+    recovered_commit: u64,
     /// The last entry that it called committed.
     committed: u64,
     applied: u64,
@@ -237,15 +240,19 @@ impl Raft {
             ));
         }
         life.persisted = last_index;
+        life.recovered_commit = commit;
         Ok(())
     }
 
     /// Whoever is the first to call an entry committed may do so only when a quorum has reported
     /// it durable: that is what committed means, whether or not a crash comes to show it.
     fn durable_on_quorum(&self, at: Nanos, member: usize, index: u64) -> Result<(), Violation> {
+        if self.lives.get(&member).is_none_or(|life| index <= life.recovered_commit) {
+            return Ok(());
+        }
         let holds = |life: &&Life| life.damaged || life.persisted >= index;
         let holders = self.lives.values().filter(holds).count();
-        if self.lives.is_empty() || holders > self.lives.len() / 2 {
+        if holders > self.lives.len() / 2 {
             return Ok(());
         }
         let text = format!(
