@@ -95,6 +95,9 @@ pub struct Cluster {
     inner: Arc<Inner>,
 }
 
+/// A directed link, and how many faults cut it.
+type Cut = (NodeId, NodeId, u32);
+
 struct Inner {
     runtime: Handle,
     net: Arc<NetSim>,
@@ -103,7 +106,7 @@ struct Inner {
     members: Vec<Member>,
     clients: Mutex<Vec<NodeId>>,
     /// How many faults cut each link.
-    cuts: Mutex<BTreeMap<(u64, u64), (NodeId, NodeId, u32)>>,
+    cuts: Mutex<BTreeMap<(u64, u64), Cut>>,
 }
 
 impl Cluster {
