@@ -44,17 +44,28 @@ pub async fn rounds(seed: u64, rounds: u64, etcd: &mut Side, other: &mut Side) -
     let mut events = 0;
     let mut done = 0;
     let mut generator = Generator::new(seed ^ 0x77, false);
+    let keeps = keeps_tombstones(etcd).await;
+    let mut compacted = None;
+    if !keeps {
+        // From here on it is known which revision is the compacted one.
+        write(&mut generator, etcd, other).await;
+        let revision = generator.revision;
+        compact(revision, etcd, other).await;
+        compacted = Some(revision);
+    }
     for round in 0..rounds {
-        let scripts: Vec<Vec<pb::WatchRequest>> = {
-            write(&mut generator, etcd, other).await;
-            (0..STREAMS).map(|_| script(&mut generator)).collect()
-        };
+        compacted = write(&mut generator, etcd, other).await.or(compacted);
+        let mut scripts: Vec<Vec<pb::WatchRequest>> =
+            (0..STREAMS).map(|_| script(&mut generator)).collect();
+        if !keeps {
+            scripts.iter_mut().flatten().for_each(|watch| start_beyond(watch, compacted));
+        }
         let mut theirs = open(etcd, &scripts).await;
         let mut ours = open(other, &scripts).await;
         for both in [&mut theirs, &mut ours] {
             futures::future::join_all(both.iter_mut().map(Stream::drain)).await;
         }
-        write(&mut generator, etcd, other).await;
+        compacted = write(&mut generator, etcd, other).await.or(compacted);
         for both in [&mut theirs, &mut ours] {
             futures::future::join_all(both.iter_mut().map(Stream::drain)).await;
         }
@@ -82,19 +93,54 @@ pub async fn rounds(seed: u64, rounds: u64, etcd: &mut Side, other: &mut Side) -
     differences
 }
 
-/// A piece of history on both servers.
-async fn write(generator: &mut Generator, etcd: &mut Side, other: &mut Side) {
+/// Whether this etcd keeps a delete made exactly at the compacted revision for who watches from
+/// there, as detcd does: releases before 3.4.34 and 3.5.16 lose it (etcd issue 18089).
+async fn keeps_tombstones(etcd: &Side) -> bool {
+    let mut client = pb::maintenance_client::MaintenanceClient::new(etcd.channel.clone());
+    let status = client.status(pb::StatusRequest::default()).await.expect("etcd says what it is");
+    let version = status.into_inner().version;
+    let parts: Vec<u64> = version.split('.').map(|part| part.parse().unwrap_or(0)).collect();
+    match parts[..] {
+        [3, 4, patch] => patch >= 34,
+        [3, 5, patch] => patch >= 16,
+        _ => true,
+    }
+}
+
+/// Moves a watch that starts at the compacted revision to the one behind it, where all releases
+/// of etcd agree.
+fn start_beyond(watch: &mut pb::WatchRequest, compacted: Option<i64>) {
+    if let Some(RequestUnion::CreateRequest(create)) = &mut watch.request_union
+        && Some(create.start_revision) == compacted
+    {
+        create.start_revision += 1;
+    }
+}
+
+async fn compact(revision: i64, etcd: &mut Side, other: &mut Side) -> bool {
+    let call = Call::Compact(pb::CompactionRequest { revision, physical: true });
+    let (theirs, ours) = futures::join!(etcd.send(&call), other.send(&call));
+    assert_eq!(theirs, ours, "the histories must agree before watches can: {call:?}");
+    theirs.code == "Ok"
+}
+
+/// A piece of history on both servers; gives the revision that it compacted at, if it did.
+async fn write(generator: &mut Generator, etcd: &mut Side, other: &mut Side) -> Option<i64> {
+    let mut compacted = None;
     for number in 0..WRITES {
-        let call = if number == 7 && generator.chance(30) {
+        if number == 7 && generator.chance(30) {
             let revision = generator.revision - 20;
-            Call::Compact(pb::CompactionRequest { revision, physical: true })
-        } else {
-            generator.write()
-        };
+            if compact(revision, etcd, other).await {
+                compacted = Some(revision);
+            }
+            continue;
+        }
+        let call = generator.write();
         let (theirs, ours) = futures::join!(etcd.send(&call), other.send(&call));
         assert_eq!(theirs, ours, "the histories must agree before watches can: {call:?}");
         generator.revision = generator.revision.max(theirs.revision);
     }
+    compacted
 }
 
 fn request(union: RequestUnion) -> pb::WatchRequest {
