@@ -41,7 +41,17 @@ pub struct StateMachine {
 
 impl StateMachine {
     pub fn new(store: Store, lessor: Lessor, members: Members, alarms: Alarms) -> StateMachine {
-        let applied = Position::default();
+        StateMachine::at(Position::default(), store, lessor, members, alarms)
+    }
+
+    /// A state machine that has applied the log up to `applied` already.
+    pub fn at(
+        applied: Position,
+        store: Store,
+        lessor: Lessor,
+        members: Members,
+        alarms: Alarms,
+    ) -> StateMachine {
         let mut machine = StateMachine { store, lessor, members, alarms, applied, cluster_hash: 0 };
         machine.hash_cluster();
         machine

@@ -10,6 +10,7 @@
 //! - `request`: a request as log bytes, and back.
 //! - `outcome`: what applying an entry gives: an answer, changes for watchers, a new membership.
 //! - `machine`: the state machine; its gates stand in one visible list.
+//! - `snapshot`: the state machine as a checkpoint holds it, and back.
 //!
 //! A refusal that every replica reaches alike is an answer. Anything else is a bug, and panics
 //! before replicas can diverge.
@@ -17,3 +18,4 @@
 pub mod machine;
 pub mod outcome;
 pub mod request;
+pub mod snapshot;

@@ -29,6 +29,12 @@ pub enum Event {
     Committed { index: u64, term: u64, checksum: u32 },
     /// The state machine has applied an entry.
     Applied { index: u64, term: u64, revision: i64, state_hash: u64 },
+    /// A checkpoint is durable: the state after entry `index`, in so many runs.
+    Checkpointed { index: u64, revision: i64, runs: usize, took: Duration },
+    /// So many runs were written as one, of which `kept` bytes were still wanted.
+    Rewritten { runs: usize, bytes: u64, kept: u64 },
+    /// The state of another member took the place of this one's.
+    Installed { index: u64, term: u64, revision: i64, state_hash: u64 },
     /// A write to the log has been outstanding for longer than an election timeout.
     SyncStalled { outstanding: Duration },
     /// The member stops, and why.

@@ -6,6 +6,7 @@
 //! sweep visits those revisions only, and costs what changed rather than what is stored.
 
 use crate::error::{Error, Result};
+use crate::mvcc::record::{Swept, Value};
 use crate::mvcc::store::{Store, Sum};
 
 impl Store {
@@ -97,9 +98,12 @@ impl Store {
 
     fn forget(&mut self, main: i64, sub: u32) {
         let record = self.log.find(main, sub).expect("every revision of a key has its record");
-        if let crate::mvcc::record::Value::Resident(value) = &record.value {
+        if let Value::Resident(value) = &record.value {
             self.resident_bytes -= value.len() as u64;
         }
+        let bytes = self.keys.key(record.key).len() + record.value.len();
+        let bytes = u32::try_from(bytes).expect("a record is shorter than 4 GiB");
+        self.swept_out.push(Swept { main, tombstone: record.tombstone(), bytes });
         self.log.remove(main, sub);
     }
 }

@@ -41,6 +41,15 @@ pub trait ColdValues {
     fn read(&self, location: Location) -> Result<Bytes>;
 }
 
+/// A record that physical removal has taken.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Swept {
+    pub main: i64,
+    pub tombstone: bool,
+    /// Bytes of its key and its value.
+    pub bytes: u32,
+}
+
 /// One change, as checkpoints write it and as a restored store takes it.
 ///
 /// Invariant: a tombstone has only its revision and its key; everything else is zero or empty.

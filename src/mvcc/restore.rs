@@ -3,7 +3,7 @@
 use crate::mvcc::key_index::Mark;
 use crate::mvcc::log::Version;
 use crate::mvcc::owned::owned;
-use crate::mvcc::record::{Location, Record, Value};
+use crate::mvcc::record::{Location, Record, Swept, Value};
 use crate::mvcc::revision::Revision;
 use crate::mvcc::store::{SharedColdValues, Store};
 use bytes::Bytes;
@@ -111,7 +111,28 @@ impl Store {
     /// The records from `from` on, oldest first, without those that compaction has killed.
     pub fn records(&self, from: Revision) -> impl Iterator<Item = Record> + '_ {
         let sub = u32::try_from(from.sub.max(0)).unwrap_or(u32::MAX);
-        self.log.from(from.main, sub).filter(|record| self.survives(record)).map(|record| Record {
+        let alive = self.log.from(from.main, sub).filter(|record| self.survives(record));
+        alive.map(|record| self.as_record(record))
+    }
+
+    /// Up to `max_records` records from `from` on and not after revision `up_to`, without those
+    /// that a compaction at `compacted` kills: the state as it was at `up_to`, read in pieces
+    /// while writes go on. The caller holds physical removal back meanwhile.
+    pub fn records_at(
+        &self,
+        from: Revision,
+        up_to: i64,
+        compacted: i64,
+        max_records: usize,
+    ) -> Vec<Record> {
+        let sub = u32::try_from(from.sub.max(0)).unwrap_or(u32::MAX);
+        let candidates = self.log.from(from.main, sub).take_while(|record| record.main <= up_to);
+        let alive = candidates.filter(|record| self.survives_at(record, compacted));
+        alive.take(max_records).map(|record| self.as_record(record)).collect()
+    }
+
+    fn as_record(&self, record: &Version) -> Record {
+        Record {
             revision: Revision::new(record.main, i64::from(record.sub)),
             tombstone: record.tombstone(),
             key: self.keys.key(record.key).clone(),
@@ -119,7 +140,13 @@ impl Store {
             version: record.version,
             lease: record.lease,
             value: record.value.clone(),
-        })
+        }
+    }
+
+    /// Whether memory knows this record: it lives, or compaction has yet to sweep it.
+    pub fn knows(&self, revision: Revision) -> bool {
+        let Ok(sub) = u32::try_from(revision.sub) else { return false };
+        self.log.find(revision.main, sub).is_some()
     }
 
     /// Whether the compact revision has left this record alive.
@@ -129,12 +156,16 @@ impl Store {
     }
 
     pub(super) fn survives(&self, record: &Version) -> bool {
-        if record.main > self.compacted {
+        self.survives_at(record, self.compacted)
+    }
+
+    fn survives_at(&self, record: &Version, compacted: i64) -> bool {
+        if record.main > compacted {
             return true;
         }
-        let newest = self.keys.entry(record.key).at(self.compacted);
+        let newest = self.keys.entry(record.key).at(compacted);
         newest.is_some_and(|mark| (mark.main, mark.sub) == (record.main, record.sub))
-            && (!record.tombstone() || record.main == self.compacted)
+            && (!record.tombstone() || record.main == compacted)
     }
 
     /// Says where values that are not in memory are read.
@@ -197,6 +228,24 @@ impl Store {
         }
         record.value = Value::Cold(location);
         true
+    }
+
+    /// Notes that a value which is not in memory was moved. False if there is no such value.
+    pub fn moved(&mut self, revision: Revision, location: Location) -> bool {
+        let Ok(sub) = u32::try_from(revision.sub) else { return false };
+        let Some(record) = self.log.find_mut(revision.main, sub) else { return false };
+        let is_cold = matches!(record.value, Value::Cold(_));
+        if is_cold {
+            assert_eq!(location.len as usize, record.value.len(), "value of {revision:?}");
+            record.value = Value::Cold(location);
+        }
+        is_cold
+    }
+
+    /// The records that physical removal has taken since the last call, for the owner of the
+    /// runs that hold them.
+    pub fn take_swept(&mut self) -> Vec<Swept> {
+        std::mem::take(&mut self.swept_out)
     }
 
     /// The value of the record at `revision`, wherever it lies; none if the record is gone.

@@ -7,7 +7,7 @@ use crate::mvcc::index::Index;
 use crate::mvcc::key_index::{KeyId, Keys, Mark};
 use crate::mvcc::log::{RevisionLog, Version};
 use crate::mvcc::owned::owned;
-use crate::mvcc::record::{ColdValues, Value};
+use crate::mvcc::record::{ColdValues, Swept, Value};
 use crate::mvcc::txn::WriteTxn;
 use crate::pb::etcdserverpb::{DeleteRangeRequest, PutRequest};
 use crate::pb::mvccpb::KeyValue;
@@ -79,6 +79,8 @@ pub struct Store {
     pub(super) resident_bytes: u64,
     /// Records before this revision were considered for eviction.
     pub(super) evicted: i64,
+    /// What was removed and not yet asked for.
+    pub(super) swept_out: Vec<Swept>,
 }
 
 impl std::fmt::Debug for Store {
@@ -117,6 +119,7 @@ impl Store {
             cold: None,
             resident_bytes: 0,
             evicted: 0,
+            swept_out: Vec::new(),
         }
     }
 

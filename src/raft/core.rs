@@ -176,6 +176,13 @@ impl RaftCore {
         self.state.snapshot_ended(peer, ok);
     }
 
+    /// How far `compact` may go behind a checkpoint at `index`, leaving `entries` for followers
+    /// that are a little behind, but no more of them than fit `bytes`.
+    pub fn compaction_point(&self, index: Index, entries: u64, bytes: u64) -> Index {
+        let index = index.min(self.state.log.applied());
+        self.state.log.compaction_point(index, entries, bytes)
+    }
+
     /// Log entries up to `index`, which are applied, leave memory.
     pub fn compact(&mut self, index: Index) {
         self.state.log.compact(index);

@@ -353,6 +353,22 @@ impl Log {
         }
     }
 
+    /// How far the log may be compacted behind a checkpoint at `index` if `entries` before it are
+    /// to stay, but no more of them than fit `bytes`: for followers that are a little behind.
+    pub fn compaction_point(&self, index: Index, entries: u64, bytes: u64) -> Index {
+        let lowest = index.saturating_sub(entries).max(self.snapshot_index);
+        let mut point = index;
+        let mut kept = 0;
+        while point > lowest {
+            kept += self.entry(point).map_or(0, |entry| entry.size_bytes() as u64);
+            if kept > bytes {
+                break;
+            }
+            point -= 1;
+        }
+        point
+    }
+
     /// Entries up to `index` leave memory.
     pub fn compact(&mut self, index: Index) {
         if index <= self.snapshot_index {

@@ -1,6 +1,6 @@
 //! Applies committed entries in order, answers callers, and tells watchers.
 
-use super::event::Event;
+use super::event::{Event, Installed, Swap};
 use super::shared::Shared;
 use super::watch_stream;
 use crate::apply::outcome::Outcome;
@@ -13,19 +13,63 @@ use tokio::sync::mpsc;
 /// Entries applied under one hold of the state, so that reads never wait for longer than that.
 const CHUNK_ENTRIES: usize = 64;
 
+/// What the state machine is asked for, in order.
+pub enum ApplyJob {
+    Entries(Vec<Entry>),
+    Install(Box<Swap>),
+}
+
 /// Owns the write side of the state machine; runs until the consensus task is gone.
-pub async fn run(mut committed: mpsc::UnboundedReceiver<Vec<Entry>>, shared: Arc<Shared>) {
-    while let Some(entries) = committed.recv().await {
+pub async fn run(mut jobs: mpsc::UnboundedReceiver<ApplyJob>, shared: Arc<Shared>) {
+    while let Some(job) = jobs.recv().await {
+        let entries = match job {
+            ApplyJob::Entries(entries) => entries,
+            ApplyJob::Install(swap) => {
+                let installed = install(*swap, &shared);
+                if shared.inbox.send(Event::Installed(installed)).await.is_err() {
+                    return;
+                }
+                continue;
+            }
+        };
         for chunk in entries.chunks(CHUNK_ENTRIES) {
             let conf_changes = apply_chunk(chunk, &shared);
             let index = chunk.last().expect("chunks are not empty").index;
-            shared.update_view(|view| view.applied = index);
+            shared.applied(index, chunk.iter().map(|entry| entry.data.len() as u64).sum());
             if shared.inbox.send(Event::Applied { index, conf_changes }).await.is_err() {
                 return;
             }
             crate::env::yield_now().await;
         }
     }
+}
+
+/// Swaps the state machine. Watchers go on from the history of the other state.
+fn install(swap: Swap, shared: &Shared) -> Installed {
+    let Swap { state: new, runs, done } = swap;
+    let (applied, members) = (new.applied(), new.members.iter().cloned().collect());
+    let conf_state = new.image().conf_state;
+    let compacted = new.store.compact_revision();
+    let before = {
+        let mut state = shared.state_mut();
+        assert!(
+            new.applied().index > state.applied().index,
+            "a snapshot at {:?} in place of a state at {:?}",
+            new.applied(),
+            state.applied()
+        );
+        let before = std::mem::replace(&mut *state, new);
+        shared.runs.set_current(&runs);
+        shared.hub().snapshot_installed(state.store.revision());
+        before
+    };
+    // Outside the hold: a large state takes its time to go.
+    drop(before);
+    shared.compacted.set(compacted);
+    shared.compact.notify_one();
+    shared.catch_up.notify_one();
+    shared.applied(applied.index, 0);
+    Installed { applied, conf_state, members, done }
 }
 
 /// Applies some entries under one hold of the state; returns the membership changes among them.
@@ -75,8 +119,11 @@ pub async fn compactor(shared: Arc<Shared>) {
         shared.compact.notified().await;
         loop {
             let (more, revision) = {
+                shared.sweep_pins.wait_for(|pins| *pins == 0).await;
                 let mut state = shared.state_mut();
-                (state.store.compact_step(STEP_RECORDS), state.store.compact_revision())
+                let more = state.store.compact_step(STEP_RECORDS);
+                shared.runs.count_swept(&state.store.take_swept());
+                (more, state.store.compact_revision())
             };
             if !more {
                 shared.compacted.set(revision);

@@ -8,8 +8,9 @@ use super::event::Event;
 use super::peers::Peers;
 use super::shared::{Shared, StopReason};
 use crate::env::recorder;
-use crate::raft::message::HardState;
+use crate::raft::message::{HardState, Index};
 use crate::raft::ready::Write;
+use crate::storage::error::StorageError;
 use crate::storage::wal::{Wal, WalBatch};
 use std::sync::Arc;
 use tokio::sync::mpsc;
@@ -17,45 +18,81 @@ use tokio::sync::mpsc;
 /// Writes of one sync at the most, so that a long stall does not end in one giant write.
 const BATCH_WRITES_MAX: usize = 1024;
 
+/// What the log is asked for.
+pub enum LogJob {
+    Write(Write),
+    /// A checkpoint holds everything up to here.
+    Release {
+        up_to: Index,
+    },
+}
+
 /// Owns the log; runs until the consensus task is gone or the disk has failed.
 pub async fn run(
     mut wal: Wal,
-    mut writes: mpsc::UnboundedReceiver<Write>,
+    mut jobs: mpsc::UnboundedReceiver<LogJob>,
     peers: Arc<Peers>,
     shared: Arc<Shared>,
 ) {
-    while let Some(first) = writes.recv().await {
-        let mut batch = vec![first];
-        while batch.len() < BATCH_WRITES_MAX
-            && let Ok(write) = writes.try_recv()
-        {
-            batch.push(write);
-        }
-        if !write_batch(&mut wal, batch, &peers, &shared).await {
+    let mut next = None;
+    loop {
+        let job = match next.take() {
+            Some(job) => job,
+            None => match jobs.recv().await {
+                Some(job) => job,
+                None => return,
+            },
+        };
+        let done = match job {
+            LogJob::Release { up_to } => wal.release(up_to).await.map(|_| ()),
+            LogJob::Write(first) => {
+                let mut batch = vec![first];
+                while batch.len() < BATCH_WRITES_MAX
+                    && let Ok(job) = jobs.try_recv()
+                {
+                    match job {
+                        // A log that starts over begins a batch of its own.
+                        LogJob::Write(write) if write.restart.is_none() => batch.push(write),
+                        other => {
+                            next = Some(other);
+                            break;
+                        }
+                    }
+                }
+                write_batch(&mut wal, batch, &peers, &shared).await
+            }
+        };
+        if let Err(error) = done {
+            // A failed sync is never retried: the page cache may have forgotten what it held.
+            shared.stop(StopReason::Disk(error.to_string()));
             return;
         }
     }
 }
 
-/// Returns whether the log is still to be trusted.
-async fn write_batch(wal: &mut Wal, mut batch: Vec<Write>, peers: &Peers, shared: &Shared) -> bool {
+async fn write_batch(
+    wal: &mut Wal,
+    mut batch: Vec<Write>,
+    peers: &Peers,
+    shared: &Shared,
+) -> Result<(), StorageError> {
     let started = shared.env.clock.now();
     let seq = batch.last().expect("a batch holds at least one write").seq;
+    if let Some((index, term)) = batch[0].restart {
+        let before = wal.hard_state();
+        let after = batch[0].hard_state.unwrap_or(before);
+        wal.reset(index, term, HardState { commit: after.commit.max(index), ..after }).await?;
+    }
     let mut after = Vec::new();
     let mut records = Vec::with_capacity(batch.len());
     for write in &mut batch {
-        assert!(write.restart.is_none(), "the log starts over without an installed snapshot");
         after.append(&mut write.messages);
         records.push(WalBatch {
             hard_state: write.hard_state,
             entries: std::mem::take(&mut write.entries),
         });
     }
-    if let Err(error) = wal.append(&records).await {
-        // A failed sync is never retried: the page cache may have forgotten what it held.
-        shared.stop(StopReason::Disk(error.to_string()));
-        return false;
-    }
+    wal.append(&records).await?;
     let took = shared.env.clock.now() - started;
     shared.metrics.wal_fsync_duration_seconds.observe(took.as_secs_f64());
     record(shared, &records, took);
@@ -63,7 +100,9 @@ async fn write_batch(wal: &mut Wal, mut batch: Vec<Write>, peers: &Peers, shared
     for message in after {
         peers.send(message);
     }
-    shared.inbox.send(Event::Persisted { seq }).await.is_ok()
+    // Without the consensus task the server is stopping.
+    let _stopping = shared.inbox.send(Event::Persisted { seq }).await;
+    Ok(())
 }
 
 fn record(shared: &Shared, records: &[WalBatch], took: std::time::Duration) {

@@ -7,8 +7,9 @@
 //! - `applier` owns the write side of the state machine and tells callers and watchers.
 //! - `peers` keeps one stream to each other member.
 //!
-//! Beside the ring: `ticker` turns the clock into ticks, `applier::compactor` removes what
-//! compactions killed, `publish` announces the member. Callers come in through `handle`.
+//! Beside the ring: `run_dir` owns the directory of runs, `ticker` turns the clock into ticks,
+//! `applier::compactor` removes what compactions killed, `publish` announces the member. Callers
+//! come in through `handle`.
 //!
 //! # Limits
 //!
@@ -21,12 +22,15 @@
 //! | committed and not yet applied | 5,000 entries | `too many requests` |
 //! | writes before `log_writer` | uncommitted data in the core | the core refuses proposals |
 //! | entries before `applier` | the pending callers of all members | as above |
+//! | offers of a snapshot | 1 | dropped; the leader offers again |
 //! | messages for one peer | 4,096 | dropped and reported; Raft sends again |
 //! | batches in a peer's stream | 16, then HTTP/2 flow control | they wait in the queue above |
 
 pub mod applier;
+pub mod checkpointer;
 pub mod event;
 pub mod handle;
+pub mod installer;
 pub mod keep_alive;
 pub mod lease_driver;
 pub mod log_writer;
@@ -39,7 +43,11 @@ pub mod publish;
 pub mod reads;
 pub mod recipes;
 pub mod recovery;
+pub mod run_dir;
+pub mod runs;
+pub mod sent;
 pub mod shared;
+pub mod snapshots;
 pub mod ticker;
 pub mod watch_stream;
 pub mod wire;
@@ -50,13 +58,16 @@ use crate::metrics::Metrics;
 use crate::pb::raftpb::peer_server::PeerServer;
 use crate::raft::core::RaftCore;
 use crate::raft::state::Config;
+use crate::storage::checkpoint::NextNumbers;
+use crate::storage::wal::Wal;
 use crate::watch::hub::{Hub, HubOptions};
+use checkpointer::Checkpointer;
 use handle::Handle;
 use node::{Node, Outlets};
 use peer_service::PeerService;
 use peers::Peers;
 use recovery::{Recovery, StartError, recover};
-use shared::{Limits, Parts, Shared, StopReason};
+use shared::{CheckpointOptions, Limits, Parts, Shared, StopReason};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -83,6 +94,7 @@ pub struct ServerConfig {
     pub quota_bytes: i64,
     pub progress_notify_interval: Duration,
     pub limits: Limits,
+    pub checkpoints: CheckpointOptions,
 }
 
 impl ServerConfig {
@@ -137,6 +149,7 @@ impl Default for ServerConfig {
             quota_bytes: 2 << 30,
             progress_notify_interval: Duration::from_secs(600),
             limits: Limits::default(),
+            checkpoints: CheckpointOptions::default(),
         }
     }
 }
@@ -159,7 +172,7 @@ impl Server {
     /// When the data directory can't be used or is damaged, or the configuration contradicts it.
     pub async fn start(config: ServerConfig, env: Env) -> Result<Server, StartError> {
         let recovery = recover(&config, &env).await?;
-        let Recovery { data_dir, wal, cluster_id, member_id, state, core } = recovery;
+        let Recovery { data_dir, wal, cluster_id, member_id, state, core, runs, next } = recovery;
         env.recorder.record(&recorder::Event::Recovered {
             term: core.hard_state.term,
             last_index: core.entries.last().map_or(core.snapshot_index, |entry| entry.index),
@@ -178,14 +191,20 @@ impl Server {
             election_timeout: Duration::from_millis(config.election_ms),
             quota_bytes: config.quota_bytes,
             inbox,
+            checkpoints: config.checkpoints,
+            runs,
+            run_dir: data_dir.run_dir(),
+            lease_ttl_secs_min: config.lease_ttl_secs_min(),
             state,
             hub,
             metrics,
         }));
         let peers = Peers::new(shared.clone());
+        peers.set_all(&shared.state().members.iter().cloned().collect::<Vec<_>>());
         let core = RaftCore::new(core_config, core);
         let heartbeat = Duration::from_millis(config.heartbeat_ms);
-        let mut tasks = spawn_ring(core, wal, events, heartbeat, &shared, &peers);
+        let parts = RingParts { core, wal, next, events, heartbeat };
+        let mut tasks = spawn_ring(parts, &shared, &peers);
         let handle = Handle::new(shared);
         let (name, client_urls) = (config.name, config.advertise_client_urls);
         let publish = publish::run(handle.clone(), name.clone(), client_urls.clone());
@@ -233,24 +252,30 @@ impl Server {
     }
 }
 
-fn spawn_ring(
+/// What the tasks of the ring own.
+struct RingParts {
     core: RaftCore,
-    wal: crate::storage::wal::Wal,
+    wal: Wal,
+    next: NextNumbers,
     events: mpsc::Receiver<event::Event>,
     heartbeat: Duration,
-    shared: &Arc<Shared>,
-    peers: &Arc<Peers>,
-) -> Vec<JoinHandle<()>> {
-    let (log, writes) = mpsc::unbounded_channel();
-    let (apply, committed) = mpsc::unbounded_channel();
-    let outlets = Outlets { peers: peers.clone(), log, apply };
+}
+
+fn spawn_ring(parts: RingParts, shared: &Arc<Shared>, peers: &Arc<Peers>) -> Vec<JoinHandle<()>> {
+    let RingParts { core, wal, next, events, heartbeat } = parts;
+    let (log, log_jobs) = mpsc::unbounded_channel();
+    let (apply, apply_jobs) = mpsc::unbounded_channel();
+    let (offers, offered) = mpsc::channel(1);
+    let checkpointer = Checkpointer::new(shared.clone(), peers.clone(), next, log.clone());
+    let outlets = Outlets { peers: peers.clone(), log, apply, offers };
     let tick = heartbeat / ticker::TICKS_PER_HEARTBEAT;
     let clock = shared.env.clock.clone();
     vec![
         tokio::spawn(Node::new(core, shared.clone(), outlets).run(events)),
-        tokio::spawn(log_writer::run(wal, writes, peers.clone(), shared.clone())),
-        tokio::spawn(applier::run(committed, shared.clone())),
+        tokio::spawn(log_writer::run(wal, log_jobs, peers.clone(), shared.clone())),
+        tokio::spawn(applier::run(apply_jobs, shared.clone())),
         tokio::spawn(applier::compactor(shared.clone())),
+        tokio::spawn(run_dir::run(checkpointer, offered)),
         tokio::spawn(ticker::run(clock, tick, shared.inbox.clone())),
         tokio::spawn(watch_stream::catch_up(shared.clone())),
         tokio::spawn(lease_driver::run(shared.clone())),

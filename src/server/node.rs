@@ -3,7 +3,9 @@
 //! It never waits for a disk, a peer or a caller. What arrives while it works is taken from the
 //! inbox together: proposals become one batch, reads one round.
 
-use super::event::Event;
+use super::applier::ApplyJob;
+use super::event::{Event, Installed};
+use super::log_writer::LogJob;
 use super::peers::Peers;
 use super::reads::Reads;
 use super::shared::Shared;
@@ -14,8 +16,8 @@ use crate::env::recorder::{self, RoleName};
 use crate::error::{Error, Result};
 use crate::pb::raftpb;
 use crate::raft::core::{ProposeRefused, RaftCore};
-use crate::raft::message::{Entry, Message, NodeId};
-use crate::raft::ready::{ReadState, Ready, RoleKind, SoftState, Write};
+use crate::raft::message::{Message, NodeId};
+use crate::raft::ready::{ReadState, Ready, RoleKind, SnapshotOffer, SoftState};
 use bytes::Bytes;
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -30,8 +32,10 @@ const BATCH_BYTES: usize = 1 << 20;
 /// fact: the core's limits on uncommitted data and the pending table bound what can be in them.
 pub struct Outlets {
     pub peers: Arc<Peers>,
-    pub log: mpsc::UnboundedSender<Write>,
-    pub apply: mpsc::UnboundedSender<Vec<Entry>>,
+    pub log: mpsc::UnboundedSender<LogJob>,
+    pub apply: mpsc::UnboundedSender<ApplyJob>,
+    /// One offer may wait; the leader repeats what finds no room.
+    pub offers: mpsc::Sender<SnapshotOffer>,
 }
 
 /// A request that is not in the core yet.
@@ -108,6 +112,16 @@ impl Node {
                 self.core.persisted(seq);
             }
             Event::Applied { index, conf_changes } => self.applied(index, conf_changes),
+            Event::Checkpointed { index } => self.checkpointed(index),
+            Event::PrepareInstall { index, reply } => {
+                let _gone = reply.send(self.core.prepare_install(index));
+            }
+            Event::AbortInstall => self.core.abort_install(),
+            Event::Install(swap) => {
+                let _failed = self.outlets.apply.send(ApplyJob::Install(swap));
+            }
+            Event::Installed(installed) => self.installed(installed),
+            Event::SnapshotSent { peer, ok } => self.core.report_snapshot(peer, ok),
             Event::TransferLeader { target, done } => self.transfer(target, done),
             Event::Stop => unreachable!("the loop ends at Stop"),
         }
@@ -213,6 +227,27 @@ impl Node {
         });
     }
 
+    /// The log leaves memory behind a checkpoint, but for what followers are likely to need.
+    fn checkpointed(&mut self, index: u64) {
+        let options = &self.shared.checkpoints;
+        let (entries, bytes) = (options.keep_entries, options.keep_bytes);
+        let point = self.core.compaction_point(index, entries, bytes);
+        let needed = self.shared.sent.oldest_index().unwrap_or(u64::MAX);
+        self.core.compact(point.min(needed));
+    }
+
+    fn installed(&mut self, installed: Installed) {
+        let Installed { applied, conf_state, members, done } = installed;
+        self.core.install_snapshot(applied.index, applied.term, conf_state);
+        self.outlets.peers.set_all(&members);
+        self.reads.applied(applied.index);
+        if self.core.is_leader() {
+            // The leases of the other state have no deadlines yet.
+            self.shared.leadership_changed(true);
+        }
+        let _gone = done.send(());
+    }
+
     fn update_peer(&self, change: raftpb::ConfChange) {
         let Some(member) = change.member else { return };
         let removed = change.kind == raftpb::ConfChangeKind::Remove as i32;
@@ -314,10 +349,13 @@ impl Node {
         if let Some(write) = ready.write {
             self.writing.push_back((write.seq, self.shared.env.clock.now()));
             // The log writer is gone only when the disk has failed, and then the server stops.
-            let _failed = self.outlets.log.send(write);
+            let _failed = self.outlets.log.send(LogJob::Write(write));
         }
         if !ready.committed.is_empty() {
-            let _failed = self.outlets.apply.send(ready.committed);
+            let _failed = self.outlets.apply.send(ApplyJob::Entries(ready.committed));
+        }
+        if let Some(offer) = ready.snapshot {
+            let _repeated = self.outlets.offers.try_send(offer);
         }
         for ReadState { ctx, index } in ready.read_states {
             match index {

@@ -3,10 +3,13 @@
 use super::event::Event;
 use super::peers::{PROTOCOL_VERSION, Peers};
 use super::shared::Shared;
+use super::snapshots::Outgoing;
 use super::wire;
 use crate::pb::raftpb as pb;
 use crate::pb::raftpb::peer_server::Peer;
+use futures::stream::BoxStream;
 use std::sync::Arc;
+use std::task::Poll;
 use tonic::{Request, Response, Status, Streaming};
 
 /// Serves the other members.
@@ -124,13 +127,17 @@ impl Peer for PeerService {
         Err(Status::unimplemented("promotion of learners"))
     }
 
-    type FetchSnapshotStream = futures::stream::Empty<Result<pb::SnapshotChunk, Status>>;
+    type FetchSnapshotStream = BoxStream<'static, Result<pb::SnapshotChunk, Status>>;
 
     async fn fetch_snapshot(
         &self,
-        _request: Request<pb::FetchSnapshotRequest>,
+        request: Request<pb::FetchSnapshotRequest>,
     ) -> Result<Response<Self::FetchSnapshotStream>, Status> {
-        Err(Status::unimplemented("transfer of snapshots"))
+        let request = request.into_inner();
+        let to = self.check(request.header.clone())?.from;
+        let mut outgoing = Outgoing::open(&self.shared, to, &request)?;
+        let pieces = futures::stream::poll_fn(move |_| Poll::Ready(outgoing.next_piece()));
+        Ok(Response::new(Box::pin(pieces)))
     }
 
     async fn state_hash(

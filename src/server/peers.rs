@@ -10,10 +10,11 @@ use super::shared::Shared;
 use super::wire;
 use crate::env::clock::Mono;
 use crate::pb::raftpb::peer_client::PeerClient;
-use crate::pb::raftpb::{PeerBatch, PeerClosed, PeerHeader};
+use crate::pb::raftpb::{Member, PeerBatch, PeerClosed, PeerHeader};
 use crate::raft::message::{Message, NodeId};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tonic::transport::{Channel, Endpoint};
@@ -71,6 +72,24 @@ impl Peers {
         if let Some(before) = before {
             before.task.abort();
         }
+    }
+
+    /// Makes exactly these members reachable.
+    pub fn set_all(self: &Arc<Peers>, members: &[Member]) {
+        let known: Vec<NodeId> = self.lock().keys().copied().collect();
+        for id in known.into_iter().filter(|id| members.iter().all(|member| member.id != *id)) {
+            self.remove(id);
+        }
+        for member in members.iter().filter(|member| !member.peer_urls.is_empty()) {
+            self.set(member.id, &member.peer_urls);
+        }
+    }
+
+    /// A connection of its own to a member, for calls beside the stream of messages.
+    pub fn client(&self, id: NodeId) -> Option<PeerClient<Channel>> {
+        let urls = self.urls(id);
+        let at = self.shared.draw() as usize % urls.len().max(1);
+        connect(urls.get(at)?, self.shared.election_timeout)
     }
 
     /// Forgets a member.
@@ -210,15 +229,17 @@ impl Link {
 
     /// The next of the peer's addresses.
     fn connect(&mut self) -> Option<PeerClient<Channel>> {
-        let url = self.urls.get(self.next_url % self.urls.len().max(1))?.clone();
+        let url = self.urls.get(self.next_url % self.urls.len().max(1))?;
         self.next_url += 1;
-        let endpoint = Endpoint::from_shared(url)
-            .ok()?
-            .tcp_nodelay(true)
-            .connect_timeout(self.peers.shared.election_timeout);
-        let client = PeerClient::new(endpoint.connect_lazy());
-        Some(client.max_encoding_message_size(MESSAGE_BYTES_MAX))
+        connect(url, self.peers.shared.election_timeout)
     }
+}
+
+fn connect(url: &str, timeout: Duration) -> Option<PeerClient<Channel>> {
+    let endpoint = Endpoint::from_shared(url.to_string()).ok()?;
+    let endpoint = endpoint.tcp_nodelay(true).connect_timeout(timeout);
+    let client = PeerClient::new(endpoint.connect_lazy());
+    Some(client.max_encoding_message_size(MESSAGE_BYTES_MAX))
 }
 
 async fn receive(

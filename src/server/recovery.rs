@@ -1,20 +1,25 @@
 //! From what the disk holds to a server that can start: straight down, no branches back.
 
 use super::ServerConfig;
+use super::runs::{RunTable, restore};
 use crate::alarm::Alarms;
-use crate::apply::machine::StateMachine;
+use crate::apply::machine::{Position, StateMachine};
 use crate::apply::request;
 use crate::env::Env;
 use crate::lease::Lessor;
 use crate::membership::{Members, cluster_id, member_id};
+use crate::mvcc::restore::Restored;
 use crate::mvcc::store::Store;
 use crate::pb::raftpb::{self, ConfChangeKind};
-use crate::raft::message::{ConfState, Entry, EntryKind, HardState};
+use crate::raft::message::{Entry, EntryKind, HardState};
 use crate::raft::state::Recovered;
+use crate::storage::checkpoint::{self, Checkpoint, NextNumbers, next_numbers};
 use crate::storage::data_dir::DataDir;
 use crate::storage::error::StorageError;
+use crate::storage::manifest::Manifest;
 use crate::storage::wal::{Wal, WalBatch, WalMetadata, WalOptions};
 use std::fmt;
+use std::sync::Arc;
 
 /// Why a server does not start. The texts are for the person who started it.
 #[derive(Debug)]
@@ -48,6 +53,9 @@ pub struct Recovery {
     pub member_id: u64,
     pub state: StateMachine,
     pub core: Recovered,
+    /// The runs of the checkpoint that the state was loaded from.
+    pub runs: Arc<RunTable>,
+    pub next: NextNumbers,
 }
 
 /// Opens the data directory, or makes it on the first start.
@@ -60,22 +68,54 @@ pub async fn recover(config: &ServerConfig, env: &Env) -> Result<Recovery, Start
         let batch = [batch];
         Wal::create_with(env.disk.clone(), &wal_dir, metadata, options, &batch).await?;
     }
-    let (wal, log) = Wal::open(env.disk.clone(), &wal_dir, 0, options).await?;
-    if let Some(repaired) = &log.repaired {
-        tracing::warn!(repaired, "the log's torn end was cut: it was never acknowledged");
+    let checkpoint::Recovery { checkpoint, wal, log, notes } =
+        checkpoint::recover(&data_dir, options).await?;
+    for note in notes {
+        tracing::warn!(note, "found on the disk");
     }
-    let lessor = Lessor::new(config.lease_ttl_secs_min());
-    let state = StateMachine::new(Store::new(), lessor, Members::default(), Alarms::default());
+    let WalMetadata { cluster_id, member_id } = log.metadata;
+    let min_ttl = config.lease_ttl_secs_min();
+    let (manifest, runs) = match checkpoint {
+        Some(Checkpoint { manifest, runs }) => (Some(manifest), runs),
+        None => (None, Vec::new()),
+    };
+    let next = next_numbers(&*env.disk, &data_dir.run_dir(), member_id, manifest.as_ref())?;
+    let runs = Arc::new(RunTable::new(runs));
+    let state = match &manifest {
+        Some(manifest) => load(manifest, &runs, config).await?,
+        None => {
+            let (store, lessor) = (Store::new(), Lessor::new(min_ttl));
+            let mut state = StateMachine::new(store, lessor, Members::default(), Alarms::default());
+            state.store.set_cold(runs.clone());
+            state
+        }
+    };
+    let applied = state.applied();
     let core = Recovered {
         hard_state: log.hard_state,
-        conf_state: ConfState::default(),
-        snapshot_index: 0,
-        snapshot_term: 0,
+        conf_state: manifest.map(|manifest| manifest.conf_state).unwrap_or_default(),
+        snapshot_index: applied.index,
+        snapshot_term: applied.term,
         entries: log.entries,
-        applied: 0,
+        applied: applied.index,
     };
-    let WalMetadata { cluster_id, member_id } = log.metadata;
-    Ok(Recovery { data_dir, wal, cluster_id, member_id, state, core })
+    Ok(Recovery { data_dir, wal, cluster_id, member_id, state, core, runs, next })
+}
+
+/// The state machine as a checkpoint holds it.
+async fn load(
+    manifest: &Manifest,
+    runs: &Arc<RunTable>,
+    config: &ServerConfig,
+) -> Result<StateMachine, StartError> {
+    let Manifest { revision, compact_revision, .. } = *manifest;
+    let restored = Restored { revision, compact_revision };
+    let budget = config.checkpoints.resident_bytes;
+    let store = restore(runs, &manifest.runs, restored, budget).await?;
+    let applied = Position { index: manifest.applied_index, term: manifest.applied_term };
+    let min_ttl = config.lease_ttl_secs_min();
+    let state = StateMachine::from_image(store, applied, &manifest.sections, min_ttl);
+    state.map_err(|bad| StartError::Config(bad.to_string()))
 }
 
 /// What a founding member writes before anything else: who it is, and the founders as committed

@@ -4,6 +4,8 @@ use super::event::Event;
 use super::keep_alive::KeepAlives;
 use super::pending::Pending;
 use super::recipes::Abandoned;
+use super::runs::RunTable;
+use super::sent::Sent;
 use crate::apply::machine::StateMachine;
 use crate::env::Env;
 use crate::env::clock::Mono;
@@ -16,6 +18,7 @@ use crate::raft::message::{Index, NodeId, Term};
 use crate::watch::hub::Hub;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::Duration;
 use tokio::sync::{Notify, mpsc};
@@ -47,6 +50,33 @@ impl Default for Limits {
     }
 }
 
+/// When checkpoints are taken, and what they leave in memory.
+#[derive(Clone, Copy, Debug)]
+pub struct CheckpointOptions {
+    /// Entries applied since the last one (etcd's `--snapshot-count`).
+    pub entries: u64,
+    /// Bytes of entries applied since the last one.
+    pub log_bytes: u64,
+    /// Entries that stay in memory for followers that are behind (etcd's
+    /// `--snapshot-catchup-entries`), and their bytes at the most.
+    pub keep_entries: u64,
+    pub keep_bytes: u64,
+    /// Bytes of values that stand in runs and may stay in memory nonetheless.
+    pub resident_bytes: u64,
+}
+
+impl Default for CheckpointOptions {
+    fn default() -> CheckpointOptions {
+        CheckpointOptions {
+            entries: 10_000,
+            log_bytes: 64 << 20,
+            keep_entries: 5_000,
+            keep_bytes: 32 << 20,
+            resident_bytes: 256 << 20,
+        }
+    }
+}
+
 /// What consensus looks like from this member at this moment.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct View {
@@ -57,6 +87,11 @@ pub struct View {
     pub is_learner: bool,
     pub commit: Index,
     pub applied: Index,
+    /// Bytes of all entries that were applied since the start.
+    pub applied_bytes: u64,
+    /// The entry that the newest checkpoint reaches, and the bytes applied until then.
+    pub checkpoint: Index,
+    pub checkpoint_bytes: u64,
     /// Since when no leader has been known; meaningless while one is.
     pub leaderless_since: Mono,
 }
@@ -96,6 +131,18 @@ pub struct Shared {
     pub compact: Notify,
     /// The revision up to which that task has finished.
     pub compacted: Signal<i64>,
+    /// How many read the state as it was at some moment: physical removal waits for them.
+    pub sweep_pins: Signal<usize>,
+    pub checkpoints: CheckpointOptions,
+    /// Wakes the task that takes checkpoints.
+    pub checkpoint: Notify,
+    /// The runs of the newest checkpoint, and where they lie.
+    pub runs: Arc<RunTable>,
+    pub run_dir: PathBuf,
+    /// Checkpoints on their way to other members.
+    pub sent: Sent,
+    /// The shortest TTL that a lease is granted.
+    pub lease_ttl_secs_min: i64,
     state: RwLock<StateMachine>,
     pending: Mutex<Pending>,
     view: Mutex<View>,
@@ -113,6 +160,10 @@ pub struct Parts {
     pub quota_bytes: i64,
     pub inbox: mpsc::Sender<Event>,
     pub state: StateMachine,
+    pub checkpoints: CheckpointOptions,
+    pub runs: Arc<RunTable>,
+    pub run_dir: PathBuf,
+    pub lease_ttl_secs_min: i64,
     pub hub: Hub,
     pub metrics: Arc<Metrics>,
 }
@@ -129,6 +180,8 @@ impl Shared {
             parts.limits.max_pending_bytes,
         );
         let compacted = parts.state.store.compact_revision();
+        // A state that was just recovered is that of the newest checkpoint.
+        let applied = parts.state.applied().index;
         Shared {
             cluster_id: parts.cluster_id,
             member_id: parts.member_id,
@@ -143,9 +196,16 @@ impl Shared {
             abandoned: Abandoned::default(),
             compact: Notify::new(),
             compacted: Signal::new(compacted),
+            sweep_pins: Signal::new(0),
+            checkpoints: parts.checkpoints,
+            checkpoint: Notify::new(),
+            runs: parts.runs,
+            run_dir: parts.run_dir,
+            sent: Sent::default(),
+            lease_ttl_secs_min: parts.lease_ttl_secs_min,
             state: RwLock::new(parts.state),
             pending: Mutex::new(pending),
-            view: Mutex::new(View::default()),
+            view: Mutex::new(View { applied, checkpoint: applied, ..View::default() }),
             chance: Mutex::new(chance),
             stopped: Signal::new(None),
             env: parts.env,
@@ -181,6 +241,31 @@ impl Shared {
 
     pub fn update_view(&self, update: impl FnOnce(&mut View)) {
         update(&mut self.view.lock().expect("no holder of the view panics and goes on"));
+    }
+
+    /// Entries up to `index` are applied, `bytes` more of them.
+    pub fn applied(&self, index: Index, bytes: u64) {
+        self.update_view(|view| {
+            view.applied = index;
+            view.applied_bytes += bytes;
+        });
+        if self.is_checkpoint_due() {
+            self.checkpoint.notify_one();
+        }
+    }
+
+    pub fn is_checkpoint_due(&self) -> bool {
+        let (view, options) = (self.view(), &self.checkpoints);
+        view.applied - view.checkpoint >= options.entries
+            || view.applied_bytes - view.checkpoint_bytes >= options.log_bytes
+    }
+
+    /// A checkpoint up to `index`, when `bytes` of entries had been applied, is durable.
+    pub fn checkpointed(&self, index: Index, bytes: u64) {
+        self.update_view(|view| {
+            view.checkpoint = index;
+            view.checkpoint_bytes = bytes;
+        });
     }
 
     /// A number drawn from this member's own stream of chance.

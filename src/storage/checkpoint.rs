@@ -156,14 +156,26 @@ pub struct NextNumbers {
     pub run: u64,
 }
 
-/// Looks for the numbers with which to go on. Also what a crash left behind keeps its numbers, so
-/// that nothing ever has two meanings.
-pub fn next_numbers(disk: &dyn Disk, dir: &Path) -> Result<NextNumbers, StorageError> {
+/// Looks for the numbers with which member `member_id` goes on behind `newest`. Also what a crash
+/// left behind keeps its numbers, so that nothing ever has two meanings. The ids of runs begin
+/// with the member's, because runs travel between members under the ids that they have.
+pub fn next_numbers(
+    disk: &dyn Disk,
+    dir: &Path,
+    member_id: u64,
+    newest: Option<&Manifest>,
+) -> Result<NextNumbers, StorageError> {
     let names = disk.list(dir).map_err(|error| StorageError::io(dir, "listing", error))?;
-    let manifests = names.iter().filter_map(|name| manifest::parse_name(name));
-    let runs = names.iter().filter_map(|name| run::parse_name(name));
-    let next = |highest: Option<u64>| highest.map_or(0, |number| number + 1);
-    Ok(NextNumbers { manifest: next(manifests.max()), run: next(runs.max()) })
+    let sequences = names.iter().filter_map(|name| manifest::parse_name(name));
+    let prefix = member_id << 32;
+    let own = names.iter().filter_map(|name| run::parse_name(name));
+    let own = own.filter(|id| id >> 32 == prefix >> 32).chain([prefix]);
+    let known = newest.filter(|found| found.member_id == member_id).map(|found| found.next_run);
+    let highest = own.max().expect("the prefix at least");
+    Ok(NextNumbers {
+        manifest: sequences.max().map_or(0, |number| number + 1),
+        run: (highest + 1).max(known.unwrap_or(0)),
+    })
 }
 
 fn remove_unfinished(disk: &dyn Disk, dir: &Path) -> Result<(), StorageError> {

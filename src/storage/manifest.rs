@@ -41,6 +41,8 @@ pub struct Manifest {
     pub conf_state: ConfState,
     pub revision: i64,
     pub compact_revision: i64,
+    /// No run of this member ever had this id or a later one of its own.
+    pub next_run: u64,
     /// In the order of their revisions.
     pub runs: Vec<RunMeta>,
     /// The rest of the state by name (leases, auth, members, alarms), in the encoding of its
@@ -116,6 +118,7 @@ impl Manifest {
         put_ids(&mut out, &self.conf_state.learners);
         out.put_i64_le(self.revision);
         out.put_i64_le(self.compact_revision);
+        out.put_u64_le(self.next_run);
         out.put_u32_le(u32::try_from(self.runs.len()).expect("runs are merged when many"));
         for run in &self.runs {
             put_run(&mut out, run);
@@ -172,6 +175,7 @@ impl Manifest {
         manifest.conf_state.learners = read_ids(&mut reader)?;
         manifest.revision = reader.i64()?;
         manifest.compact_revision = reader.i64()?;
+        manifest.next_run = reader.u64()?;
         let runs = reader.u32()?;
         manifest.runs = (0..runs).map(|_| read_run(&mut reader)).collect::<Option<_>>()?;
         for _ in 0..reader.u32()? {
@@ -249,6 +253,7 @@ mod tests {
             conf_state: ConfState { voters: [1, 2, 3].into(), learners: [9].into() },
             revision: 80,
             compact_revision: 20,
+            next_run: 6,
             runs: vec![run(1), run(5)],
             sections: vec![
                 ("leases".to_string(), Bytes::from_static(b"some leases")),

@@ -41,6 +41,11 @@ impl RunReceiver {
         self.received
     }
 
+    /// How much is still to come.
+    pub fn missing(&self) -> u64 {
+        self.expected.bytes - self.received
+    }
+
     /// Adds the piece that begins at `received()`.
     pub async fn push(&mut self, piece: &[u8]) -> Result<(), StorageError> {
         let failed = |error| StorageError::io(&self.path, "writing", error);

@@ -159,7 +159,7 @@ impl Member {
 
     async fn adopt(&mut self, mut manifest: Manifest) -> Result<(), StorageError> {
         let disk = shared(&self.disk);
-        manifest.sequence = next_numbers(&*disk, &run_dir())?.manifest;
+        manifest.sequence = next_numbers(&*disk, &run_dir(), 0, None)?.manifest;
         manifest.store(&*disk, &run_dir()).await?;
         self.checkpoint = Some(Checkpoint::open(&*disk, &run_dir(), manifest.sequence)?);
         Ok(())
@@ -168,7 +168,7 @@ impl Member {
     async fn store(&mut self) -> Result<(), StorageError> {
         let disk = shared(&self.disk);
         let mut manifest = self.manifest();
-        let id = next_numbers(&*disk, &run_dir())?.run;
+        let id = next_numbers(&*disk, &run_dir(), 0, None)?.run;
         let fresh = (manifest.applied_index + 1..=self.last).map(record);
         let run = write_run(&disk, &run_dir(), id, fresh, |_, _| {}).await?;
         manifest.runs.extend(run);
@@ -187,7 +187,7 @@ impl Member {
         let compact = manifest.revision / 2;
         let Some(checkpoint) = &self.checkpoint else { return Ok(()) };
         let runs: Vec<_> = checkpoint.runs.iter().collect();
-        let id = next_numbers(&*disk, &run_dir())?.run;
+        let id = next_numbers(&*disk, &run_dir(), 0, None)?.run;
         let keep = |record: &Record| !is_dead(record.main, compact);
         let run = rewrite(&disk, &run_dir(), id, &runs, keep, |_, _| {}).await?;
         manifest.runs = run.into_iter().collect();
@@ -203,7 +203,7 @@ impl Member {
         let sender = shared(&theirs);
         sender.create_dir_all(&run_dir()).expect("the sender is healthy");
         let disk = shared(&self.disk);
-        let id = next_numbers(&*disk, &run_dir())?.run;
+        let id = next_numbers(&*disk, &run_dir(), 0, None)?.run;
         let run = write_run(&sender, &run_dir(), id, (1..=index).map(record), |_, _| {}).await;
         let meta = run.expect("the sender is healthy").expect("there are records");
         let bytes =

@@ -293,6 +293,23 @@ impl SharedBook {
                 let (revision, state_hash) = (*revision, *state_hash);
                 self.fact(member, Fact::Applied { index, term, revision, state_hash });
             }
+            Event::Checkpointed { index, revision, runs, took } => {
+                self.line(format_args!(
+                    "m{member} checkpoint at {index}, revision {revision}, {runs} runs, in {} us",
+                    took.as_micros()
+                ));
+            }
+            Event::Rewritten { runs, bytes, kept } => {
+                self.line(format_args!(
+                    "m{member} rewrote {runs} runs: {kept} of {bytes} bytes kept"
+                ));
+            }
+            Event::Installed { index, term, revision, state_hash } => {
+                self.line(format_args!(
+                    "m{member} installed {index} of term {term}: revision {revision}, state \
+                     {state_hash:016x}"
+                ));
+            }
             Event::SyncStalled { outstanding } => {
                 self.line(format_args!("m{member} sync outstanding for {outstanding:?}"));
                 self.reach("slow sync reported");

@@ -1,0 +1,303 @@
+//! Checkpoints: writes down what changed since the last one, releases the log behind it, lets
+//! values leave memory, and rewrites runs that are mostly dead.
+//!
+//! One task owns the directory of runs, so checkpoints, rewrites and installs of a leader's
+//! snapshot never meet there. The cost of a checkpoint follows what changed, never what is stored:
+//! the records since the last one become a run, and a manifest names all runs with the rest of the
+//! state.
+
+use super::event::Event;
+use super::log_writer::LogJob;
+use super::peers::Peers;
+use super::runs::{to_location, to_record, to_revision, to_stored};
+use super::shared::Shared;
+use crate::apply::snapshot::Image;
+use crate::env::disk::Disk;
+use crate::env::recorder;
+use crate::env::yield_now;
+use crate::mvcc::record::{Record, Value};
+use crate::mvcc::revision::Revision;
+use crate::raft::message::Index;
+use crate::storage::checkpoint::{NextNumbers, clean_up, next_rewrite};
+use crate::storage::error::StorageError;
+use crate::storage::manifest::Manifest;
+use crate::storage::run::{Run, RunMeta};
+use crate::storage::run_writer::{RunWriter, rewrite};
+use std::ops::Range;
+use std::path::PathBuf;
+use std::sync::Arc;
+use tokio::sync::mpsc;
+
+/// Records that are taken out of the store under one hold of the state.
+const CHUNK_RECORDS: usize = 256;
+/// Bytes of keys and values read while moving values between two moments for other tasks.
+const CHUNK_BYTES: usize = 256 << 10;
+
+/// Holds back the physical removal of compacted records, while somebody reads the state as it was
+/// at one moment.
+pub struct SweepPin(Arc<Shared>);
+
+impl SweepPin {
+    /// The caller holds the state, so that the moment is that of its reading.
+    pub fn new(shared: &Arc<Shared>) -> SweepPin {
+        shared.sweep_pins.update(|pins| *pins += 1);
+        SweepPin(shared.clone())
+    }
+}
+
+impl Drop for SweepPin {
+    fn drop(&mut self) {
+        self.0.sweep_pins.update(|pins| *pins -= 1);
+    }
+}
+
+/// The owner of the directory of runs.
+pub struct Checkpointer {
+    pub(super) shared: Arc<Shared>,
+    pub(super) peers: Arc<Peers>,
+    pub(super) dir: PathBuf,
+    pub(super) next: NextNumbers,
+    /// The newest checkpoint: its entry, and the revision up to which runs hold the records.
+    pub(super) index: Index,
+    pub(super) revision: i64,
+    /// What was rewritten since the newest manifest, which does not name it yet.
+    rewritten: bool,
+    log: mpsc::UnboundedSender<LogJob>,
+    /// No value up to here is in memory.
+    evicted: Revision,
+}
+
+impl Checkpointer {
+    pub fn new(
+        shared: Arc<Shared>,
+        peers: Arc<Peers>,
+        next: NextNumbers,
+        log: mpsc::UnboundedSender<LogJob>,
+    ) -> Checkpointer {
+        let (index, revision) = {
+            let (state, newest) = (shared.state(), shared.view().checkpoint);
+            (newest, if newest == 0 { 0 } else { state.store.revision() })
+        };
+        let (dir, evicted) = (shared.run_dir.clone(), Revision::default());
+        let rewritten = false;
+        Checkpointer { shared, peers, dir, next, index, revision, rewritten, log, evicted }
+    }
+
+    /// Takes a checkpoint, and a second one if runs were rewritten behind it.
+    pub async fn checkpoint(&mut self) -> Result<(), StorageError> {
+        self.take().await?;
+        self.evict().await?;
+        while let Some(range) = next_rewrite(&self.shared.runs.metas()) {
+            self.rewrite(range).await?;
+        }
+        if std::mem::take(&mut self.rewritten) {
+            self.take().await?;
+        }
+        Ok(())
+    }
+
+    async fn take(&mut self) -> Result<(), StorageError> {
+        let started = self.shared.env.clock.now();
+        let (image, pin, bytes) = {
+            let state = self.shared.state();
+            let bytes = self.shared.view().applied_bytes;
+            (state.image(), SweepPin::new(&self.shared), bytes)
+        };
+        if image.revision > self.revision
+            && let Some(run) = self.write_run(&image).await?
+        {
+            self.shared.runs.append(run);
+        }
+        drop(pin);
+        let manifest = Manifest { runs: self.shared.runs.metas(), ..self.manifest(&image) };
+        manifest.store(&*self.disk(), &self.dir).await?;
+        self.stored(&manifest, bytes).await?;
+        let took = self.shared.env.clock.now() - started;
+        tracing::debug!(index = self.index, revision = self.revision, ?took, "checkpoint");
+        self.shared.env.recorder.record(&recorder::Event::Checkpointed {
+            index: self.index,
+            revision: self.revision,
+            runs: manifest.runs.len(),
+            took,
+        });
+        Ok(())
+    }
+
+    pub(super) fn disk(&self) -> Arc<dyn Disk> {
+        self.shared.env.disk.clone()
+    }
+
+    fn next_run(&mut self) -> u64 {
+        self.next.run += 1;
+        self.next.run - 1
+    }
+
+    /// The next manifest, for this image and without runs.
+    pub(super) fn manifest(&mut self, image: &Image) -> Manifest {
+        self.next.manifest += 1;
+        Manifest {
+            sequence: self.next.manifest - 1,
+            cluster_id: self.shared.cluster_id,
+            member_id: self.shared.member_id,
+            installed: false,
+            applied_index: image.applied.index,
+            applied_term: image.applied.term,
+            conf_state: image.conf_state.clone(),
+            revision: image.revision,
+            compact_revision: image.compact_revision,
+            next_run: self.next.run,
+            runs: Vec::new(),
+            sections: image.sections.clone(),
+        }
+    }
+
+    /// Writes the records since the last checkpoint as a run, and opens it.
+    async fn write_run(&mut self, image: &Image) -> Result<Option<u64>, StorageError> {
+        let mut from = Revision::new(self.revision + 1, 0);
+        let mut writer: Option<RunWriter> = None;
+        let id = self.next_run();
+        loop {
+            let chunk = {
+                let state = self.shared.state();
+                let (up_to, compacted) = (image.revision, image.compact_revision);
+                state.store.records_at(from, up_to, compacted, CHUNK_RECORDS)
+            };
+            let Some(last) = chunk.last() else { break };
+            from = Revision::new(last.revision.main, last.revision.sub + 1);
+            let writer = match &mut writer {
+                Some(writer) => writer,
+                none => none.insert(RunWriter::new(self.disk(), &self.dir, id)?),
+            };
+            for record in chunk {
+                let value = value_of(&record);
+                writer.push(&to_stored(record, value)).await?;
+            }
+        }
+        let Some(writer) = writer else { return Ok(None) };
+        if writer.finish().await?.is_none() {
+            return Ok(None);
+        }
+        self.shared.runs.open(Run::open(&*self.disk(), &self.dir, id)?);
+        Ok(Some(id))
+    }
+
+    /// A manifest is durable: what came before it may go. It was captured when `bytes` of entries
+    /// had been applied.
+    pub(super) async fn stored(
+        &mut self,
+        manifest: &Manifest,
+        bytes: u64,
+    ) -> Result<(), StorageError> {
+        (self.index, self.revision) = (manifest.applied_index, manifest.revision);
+        self.shared.checkpointed(self.index, bytes);
+        self.shared.runs.close_others();
+        let in_use = self.shared.sent.runs();
+        let cleaned = clean_up(&*self.disk(), &self.dir, &in_use).await?;
+        let releasable = self.shared.sent.oldest_index().unwrap_or(u64::MAX);
+        // Without listeners the server is stopping.
+        let up_to = cleaned.releasable.min(releasable);
+        let _stopping = self.log.send(LogJob::Release { up_to });
+        let _stopping = self.shared.inbox.send(Event::Checkpointed { index: self.index }).await;
+        Ok(())
+    }
+
+    /// Lets the oldest values go from memory until the rest keeps to the budget.
+    async fn evict(&mut self) -> Result<(), StorageError> {
+        let budget = self.shared.checkpoints.resident_bytes;
+        for meta in self.shared.runs.metas() {
+            if self.shared.state().store.resident_bytes() <= budget {
+                return Ok(());
+            }
+            if to_revision(meta.last) <= self.evicted {
+                continue;
+            }
+            self.move_values(meta.id, |store, revision, location| {
+                store.resident_bytes() > budget && store.relocate(revision, location)
+            })
+            .await?;
+            if self.shared.state().store.resident_bytes() > budget {
+                self.evicted = to_revision(meta.last);
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes neighbouring runs as one, without what is dead.
+    async fn rewrite(&mut self, range: Range<usize>) -> Result<(), StorageError> {
+        let metas: Vec<RunMeta> = self.shared.runs.metas()[range.clone()].to_vec();
+        let open = |meta: &RunMeta| self.shared.runs.get(meta.id).expect("it is of the state");
+        let old: Vec<Arc<Run>> = metas.iter().map(open).collect();
+        let old: Vec<&Run> = old.iter().map(|run| &**run).collect();
+        let id = self.next_run();
+        let is_oldest = range.start == 0;
+        let shared = self.shared.clone();
+        // What the store knows it may still ask for. A tombstone hides what older runs hold of
+        // its key, so it goes only when there is no older run.
+        let keep = |record: &crate::storage::record::Record| {
+            let must_hide = record.tombstone && !is_oldest;
+            let revision = Revision::new(record.main, record.sub);
+            must_hide || shared.state().store.knows(revision)
+        };
+        let written = rewrite(&self.disk(), &self.dir, id, &old, keep, |_, _| {}).await?;
+        if written.is_some() {
+            self.shared.runs.open(Run::open(&*self.disk(), &self.dir, id)?);
+            self.move_values(id, |store, revision, location| store.moved(revision, location))
+                .await?;
+        }
+        self.shared.runs.replace(range, written.map(|meta| meta.id));
+        self.rewritten = true;
+        let bytes = metas.iter().map(|meta| meta.bytes).sum();
+        let kept = written.map_or(0, |meta| meta.bytes);
+        let event = recorder::Event::Rewritten { runs: metas.len(), bytes, kept };
+        self.shared.env.recorder.record(&event);
+        Ok(())
+    }
+
+    /// Goes through a run in steps and offers every place to `take`.
+    async fn move_values(
+        &self,
+        id: u64,
+        mut take: impl FnMut(
+            &mut crate::mvcc::store::Store,
+            Revision,
+            crate::mvcc::record::Location,
+        ) -> bool,
+    ) -> Result<(), StorageError> {
+        let run = self.shared.runs.get(id).expect("it was just opened");
+        let mut scan = run.scan();
+        let mut more = true;
+        while more {
+            let mut places = Vec::new();
+            let mut read = 0;
+            more = false;
+            for stored in scan.by_ref() {
+                let stored = stored?;
+                read += stored.record.key.len() + stored.record.value.len();
+                let (record, place) = (to_record(stored.record), to_location(stored.place));
+                if !record.tombstone && place.len > 0 {
+                    places.push((record.revision, place));
+                }
+                if read >= CHUNK_BYTES {
+                    more = true;
+                    break;
+                }
+            }
+            {
+                let mut state = self.shared.state_mut();
+                for (revision, place) in places {
+                    take(&mut state.store, revision, place);
+                }
+            }
+            yield_now().await;
+        }
+        Ok(())
+    }
+}
+
+/// The value of a record that no checkpoint holds yet.
+fn value_of(record: &Record) -> bytes::Bytes {
+    match &record.value {
+        Value::Resident(value) => value.clone(),
+        Value::Cold(place) => panic!("revision {:?} is cold at {place:?}", record.revision),
+    }
+}

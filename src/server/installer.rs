@@ -1,0 +1,245 @@
+//! Fetching another member's checkpoint and putting it in the place of this member's state.
+//!
+//! The order is what makes a crash at any point harmless: the runs are received under temporary
+//! names and verified whole; the manifest names them, durably; the state machine is swapped
+//! between two entries; the log starts over. A crash before the manifest leaves the old state, and
+//! one after it is completed at the next start (`storage/checkpoint.rs`, `finish_install`).
+
+use super::checkpointer::Checkpointer;
+use super::event::{Event, Swap};
+use super::runs::restore;
+use crate::apply::machine::{Position, StateMachine};
+use crate::env::recorder;
+use crate::mvcc::restore::Restored;
+use crate::pb::raftpb::{FetchSnapshotRequest, SnapshotChunk};
+use crate::raft::ready::SnapshotOffer;
+use crate::storage::error::StorageError;
+use crate::storage::manifest::Manifest;
+use crate::storage::run::{Run, RunMeta};
+use crate::storage::run_receiver::RunReceiver;
+use bytes::{Buf, Bytes, BytesMut};
+use std::path::Path;
+use tokio::sync::oneshot;
+
+/// Streams that may break before the leader's next offer is waited for.
+const ATTEMPTS_MAX: u32 = 20;
+/// A manifest is a few kilobytes and the leases; more than this is no manifest.
+const MANIFEST_BYTES_MAX: u64 = 1 << 30;
+
+/// Why a fetch ended without a checkpoint.
+enum Broken {
+    /// The way to the other member, or what came over it. Another attempt may do.
+    Transfer(String),
+    /// This member's own disk.
+    Storage(StorageError),
+}
+
+impl From<StorageError> for Broken {
+    fn from(error: StorageError) -> Broken {
+        match error {
+            // What came does not verify: it is the sender's or the network's, not this disk's.
+            StorageError::Damaged { .. } => Broken::Transfer(error.to_string()),
+            error => Broken::Storage(error),
+        }
+    }
+}
+
+/// Installs the state that a leader offers, unless the log gets there first. Trouble on the way is
+/// no error: the leader offers again.
+///
+/// # Errors
+/// When this member's disk fails.
+pub async fn install(owner: &mut Checkpointer, offer: SnapshotOffer) -> Result<(), StorageError> {
+    let applied = owner.shared.view().applied;
+    if offer.index <= applied {
+        return Ok(());
+    }
+    let mut transfer = Transfer::default();
+    for _ in 0..ATTEMPTS_MAX {
+        match fetch(owner, offer, &mut transfer).await {
+            Ok(()) => {
+                let (manifest, runs) = transfer.into_parts();
+                return swap(owner, manifest, runs).await;
+            }
+            Err(Broken::Storage(error)) => return Err(error),
+            Err(Broken::Transfer(reason)) => {
+                tracing::info!(reason, from = format!("{:x}", offer.from), "snapshot interrupted");
+                owner.shared.env.clock.sleep(owner.shared.election_timeout / 4).await;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// What has been received so far.
+#[derive(Default)]
+struct Transfer {
+    received: u64,
+    /// Bytes of the head, until the manifest is whole.
+    head: BytesMut,
+    manifest: Option<Manifest>,
+    runs: Vec<Run>,
+    receiver: Option<RunReceiver>,
+}
+
+impl Transfer {
+    fn into_parts(self) -> (Manifest, Vec<Run>) {
+        (self.manifest.expect("a whole transfer holds the manifest"), self.runs)
+    }
+
+    /// Takes the next piece in.
+    async fn take(&mut self, owner: &Checkpointer, mut data: Bytes) -> Result<(), Broken> {
+        self.received += data.len() as u64;
+        while !data.is_empty() {
+            if self.manifest.is_none() {
+                self.take_head(&mut data, &owner.dir)?;
+                continue;
+            }
+            let receiver = match &mut self.receiver {
+                Some(receiver) => receiver,
+                None => self.begin_run(owner)?,
+            };
+            let left = receiver.missing();
+            let piece = data.split_to(usize::try_from(left).unwrap_or(usize::MAX).min(data.len()));
+            receiver.push(&piece).await?;
+            if receiver.missing() == 0 {
+                let receiver = self.receiver.take().expect("it was just filled");
+                self.runs.push(receiver.finish().await?);
+            }
+        }
+        Ok(())
+    }
+
+    fn take_head(&mut self, data: &mut Bytes, dir: &Path) -> Result<(), Broken> {
+        self.head.extend_from_slice(data);
+        data.clear();
+        let Some(length) = self.head.first_chunk::<8>() else { return Ok(()) };
+        let length = u64::from_le_bytes(*length);
+        if length > MANIFEST_BYTES_MAX {
+            return Err(Broken::Transfer(format!("a manifest of {length} bytes is announced")));
+        }
+        let end = 8 + usize::try_from(length).expect("it is bounded");
+        if self.head.len() >= end {
+            let mut head = std::mem::take(&mut self.head).freeze();
+            head.advance(8);
+            let manifest = head.split_to(end - 8);
+            self.manifest = Some(Manifest::decode(&manifest, &dir.join("received"))?);
+            *data = head;
+        }
+        Ok(())
+    }
+
+    fn begin_run(&mut self, owner: &Checkpointer) -> Result<&mut RunReceiver, Broken> {
+        let manifest = self.manifest.as_ref().expect("runs come behind the manifest");
+        let Some(meta) = manifest.runs.get(self.runs.len()) else {
+            return Err(Broken::Transfer("there is more than the manifest names".to_string()));
+        };
+        let receiver = RunReceiver::new(owner.disk(), &owner.dir, *meta)?;
+        Ok(self.receiver.insert(receiver))
+    }
+
+    fn is_whole(&self) -> bool {
+        self.manifest.as_ref().is_some_and(|manifest| manifest.runs.len() == self.runs.len())
+    }
+}
+
+/// Receives until all is there, going on where an earlier attempt broke off.
+async fn fetch(
+    owner: &Checkpointer,
+    offer: SnapshotOffer,
+    transfer: &mut Transfer,
+) -> Result<(), Broken> {
+    let interrupted = |status: tonic::Status| Broken::Transfer(status.to_string());
+    let client = owner.peers.client(offer.from);
+    let mut client = client.ok_or_else(|| Broken::Transfer("no address".to_string()))?;
+    let begun = transfer.manifest.as_ref().map(|manifest| manifest.applied_index);
+    let request = FetchSnapshotRequest {
+        header: Some(owner.peers.header(offer.from)),
+        index: begun.unwrap_or(offer.index),
+        offset: begun.map_or(0, |_| transfer.received),
+    };
+    let mut stream = client.fetch_snapshot(request).await.map_err(interrupted)?.into_inner();
+    loop {
+        let patience = owner.shared.env.clock.sleep(4 * owner.shared.election_timeout);
+        let piece = tokio::select! {
+            biased;
+            piece = stream.message() => piece.map_err(interrupted)?,
+            () = patience => return Err(Broken::Transfer("the sender went silent".to_string())),
+        };
+        let Some(SnapshotChunk { offset, data, crc32c, .. }) = piece else {
+            return Err(Broken::Transfer("the stream ended early".to_string()));
+        };
+        if crc32c::crc32c(&data) != crc32c {
+            return Err(Broken::Transfer(format!("the piece at {offset} does not verify")));
+        }
+        if offset == 0 && transfer.received > 0 {
+            *transfer = Transfer::default();
+        }
+        if offset != transfer.received {
+            let have = transfer.received;
+            *transfer = Transfer::default();
+            return Err(Broken::Transfer(format!("a piece at {offset} came behind {have}")));
+        }
+        if data.is_empty() {
+            return match transfer.is_whole() {
+                true => Ok(()),
+                false => Err(Broken::Transfer("the sender ended early".to_string())),
+            };
+        }
+        if let Err(broken) = transfer.take(owner, data).await {
+            // What did not verify is fetched anew.
+            *transfer = Transfer::default();
+            return Err(broken);
+        }
+    }
+}
+
+/// Puts a whole and verified checkpoint in the place of the state.
+async fn swap(
+    owner: &mut Checkpointer,
+    received: Manifest,
+    runs: Vec<Run>,
+) -> Result<(), StorageError> {
+    let (shared, table) = (owner.shared.clone(), owner.shared.runs.clone());
+    let metas: Vec<RunMeta> = runs.iter().map(|run| *run.meta()).collect();
+    runs.into_iter().for_each(|run| table.open(run));
+    let restored =
+        Restored { revision: received.revision, compact_revision: received.compact_revision };
+    let budget = shared.checkpoints.resident_bytes;
+    let store = restore(&table, &metas, restored, budget).await?;
+    let applied = Position { index: received.applied_index, term: received.applied_term };
+    let min_ttl = shared.lease_ttl_secs_min;
+    let state = match StateMachine::from_image(store, applied, &received.sections, min_ttl) {
+        Ok(state) => state,
+        Err(bad) => {
+            tracing::error!(%bad, "the snapshot cannot be used");
+            return Ok(());
+        }
+    };
+    let (image, index) = (state.image(), applied.index);
+    let (reply, allowed) = oneshot::channel();
+    let asked = shared.inbox.send(Event::PrepareInstall { index, reply }).await.is_ok();
+    if !asked || allowed.await != Ok(true) {
+        // The log was faster, or the server is stopping. The next cleaning up removes the runs.
+        return Ok(());
+    }
+    let mut manifest = owner.manifest(&image);
+    (manifest.installed, manifest.runs) = (true, metas.clone());
+    if let Err(error) = manifest.store(&*owner.disk(), &owner.dir).await {
+        let _stopping = shared.inbox.send(Event::AbortInstall).await;
+        return Err(error);
+    }
+    let (revision, term) = (image.revision, applied.term);
+    let state_hash = state.state_hash();
+    let (done, swapped) = oneshot::channel();
+    let swap = Swap { state, runs: metas, done };
+    let sent = shared.inbox.send(Event::Install(Box::new(swap))).await.is_ok();
+    if !sent || swapped.await.is_err() {
+        return Ok(());
+    }
+    tracing::info!(index, revision, "snapshot installed");
+    let event = recorder::Event::Installed { index, term, revision, state_hash };
+    shared.env.recorder.record(&event);
+    let bytes = shared.view().applied_bytes;
+    owner.stored(&manifest, bytes).await
+}

@@ -1,0 +1,211 @@
+//! The runs that make up the state on disk: open for reading, in order, with what of each is
+//! still alive.
+
+use crate::env::yield_now;
+use crate::error::{Error, Result};
+use crate::mvcc::record::{ColdValues, Location, Record, Swept, Value};
+use crate::mvcc::restore::{Restore, Restored};
+use crate::mvcc::revision::Revision;
+use crate::mvcc::store::Store;
+use crate::storage::error::StorageError;
+use crate::storage::record as stored;
+use crate::storage::record::{RecordRevision, ValuePlace};
+use crate::storage::run::{Run, RunMeta, Stored};
+use bytes::Bytes;
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
+use std::sync::{Arc, Mutex, MutexGuard};
+
+/// What a record costs in a run beyond its key and its value, about.
+const RECORD_OVERHEAD_BYTES: u64 = 12;
+/// Bytes read while restoring between two moments where other tasks may run.
+const CHUNK_BYTES: usize = 1 << 20;
+
+/// The open runs of one state. Values that memory does not hold are read through it.
+///
+/// Invariants:
+/// - `current` ascends: every revision of a run is before every one of the next.
+/// - Every value that the store holds as cold stands in a run of `open`.
+pub struct RunTable {
+    inner: Mutex<Inner>,
+}
+
+#[derive(Default)]
+struct Inner {
+    open: BTreeMap<u64, Arc<Run>>,
+    current: Vec<Counted>,
+}
+
+/// A run of the state, and what a rewrite would spare.
+#[derive(Clone, Copy)]
+struct Counted {
+    meta: RunMeta,
+    /// Bytes of records that are dead for good.
+    dead: u64,
+    /// Bytes of dead tombstones, which go only once no older run is left.
+    dead_tombstones: u64,
+}
+
+impl Counted {
+    fn new(meta: RunMeta) -> Counted {
+        Counted { meta, dead: 0, dead_tombstones: 0 }
+    }
+
+    fn meta(&self, is_oldest: bool) -> RunMeta {
+        let dead = self.dead + if is_oldest { self.dead_tombstones } else { 0 };
+        RunMeta { live_bytes: self.meta.bytes.saturating_sub(dead), ..self.meta }
+    }
+}
+
+impl RunTable {
+    /// A table of these runs, which are in the order of their revisions.
+    pub fn new(runs: Vec<Run>) -> RunTable {
+        let mut inner = Inner::default();
+        for run in runs {
+            inner.current.push(Counted::new(*run.meta()));
+            inner.open.insert(run.meta().id, Arc::new(run));
+        }
+        RunTable { inner: Mutex::new(inner) }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().expect("no holder of the runs panics and goes on")
+    }
+
+    /// The runs in order, each with the bytes that a rewrite would keep.
+    pub fn metas(&self) -> Vec<RunMeta> {
+        let inner = self.lock();
+        inner.current.iter().enumerate().map(|(n, run)| run.meta(n == 0)).collect()
+    }
+
+    pub fn get(&self, id: u64) -> Option<Arc<Run>> {
+        self.lock().open.get(&id).cloned()
+    }
+
+    /// Makes a run readable that is not part of the state yet.
+    pub fn open(&self, run: Run) {
+        self.lock().open.insert(run.meta().id, Arc::new(run));
+    }
+
+    /// Adds an open run behind all others.
+    pub fn append(&self, id: u64) {
+        let mut inner = self.lock();
+        let meta = *inner.open[&id].meta();
+        if let Some(last) = inner.current.last() {
+            assert!(meta.first > last.meta.last, "run {id} overlaps run {}", last.meta.id);
+        }
+        inner.current.push(Counted::new(meta));
+    }
+
+    /// Makes these the runs of the state; they are open already.
+    pub fn set_current(&self, runs: &[RunMeta]) {
+        let mut inner = self.lock();
+        assert!(runs.iter().all(|run| inner.open.contains_key(&run.id)), "{runs:?} are not open");
+        inner.current = runs.iter().copied().map(Counted::new).collect();
+    }
+
+    /// Puts an open run, or nothing, in the place of some. Those stay readable until `retain`.
+    pub fn replace(&self, range: Range<usize>, id: Option<u64>) {
+        let mut inner = self.lock();
+        let new = id.map(|id| Counted::new(*inner.open[&id].meta()));
+        inner.current.splice(range, new);
+    }
+
+    /// Closes all runs that are not part of the state.
+    pub fn close_others(&self) {
+        let mut inner = self.lock();
+        let current: BTreeSet<u64> = inner.current.iter().map(|run| run.meta.id).collect();
+        inner.open.retain(|id, _| current.contains(id));
+    }
+
+    /// Counts records that compaction has removed.
+    pub fn count_swept(&self, swept: &[Swept]) {
+        let mut inner = self.lock();
+        for record in swept {
+            let at = inner.current.partition_point(|run| run.meta.last.main < record.main);
+            // What no run holds yet will never get into one.
+            let Some(run) = inner.current.get_mut(at) else { continue };
+            let bytes = u64::from(record.bytes) + RECORD_OVERHEAD_BYTES;
+            match record.tombstone {
+                true => run.dead_tombstones += bytes,
+                false => run.dead += bytes,
+            }
+        }
+    }
+}
+
+impl ColdValues for RunTable {
+    fn read(&self, location: Location) -> Result<Bytes> {
+        let Location { run, offset, len } = location;
+        let open = self.get(run);
+        let open = open.unwrap_or_else(|| panic!("a value stands in run {run}, which is closed"));
+        open.value(ValuePlace { run, offset, length: len }).map_err(|error| {
+            tracing::error!(%error, "a value cannot be read");
+            Error::Corrupt
+        })
+    }
+}
+
+/// Fills a store from open runs. Values stay on disk if all of them together exceed
+/// `budget_bytes`.
+///
+/// # Errors
+/// When a run does not verify or can't be read.
+pub async fn restore(
+    table: &Arc<RunTable>,
+    runs: &[RunMeta],
+    restored: Restored,
+    budget_bytes: u64,
+) -> std::result::Result<Store, StorageError> {
+    let mut restore = Restore::new(Some(table.clone()));
+    let is_cold = runs.iter().map(|run| run.bytes).sum::<u64>() > budget_bytes;
+    let mut read = 0;
+    for meta in runs {
+        let run = table.get(meta.id).expect("the runs of a state are open");
+        for stored in run.scan() {
+            let Stored { record, place } = stored?;
+            read += record.key.len() + record.value.len();
+            restore.push(to_record(record), is_cold.then(|| to_location(place)));
+            if read >= CHUNK_BYTES {
+                read = 0;
+                yield_now().await;
+            }
+        }
+    }
+    Ok(restore.finish(restored))
+}
+
+pub fn to_location(place: ValuePlace) -> Location {
+    Location { run: place.run, offset: place.offset, len: place.length }
+}
+
+pub fn to_revision(revision: RecordRevision) -> Revision {
+    Revision::new(revision.main, revision.sub)
+}
+
+/// A record of a run, as the store takes it.
+pub fn to_record(record: stored::Record) -> Record {
+    Record {
+        revision: Revision::new(record.main, record.sub),
+        tombstone: record.tombstone,
+        key: record.key,
+        create_revision: record.create_revision,
+        version: record.version,
+        lease: record.lease,
+        value: Value::Resident(record.value),
+    }
+}
+
+/// A record of the store with its value, as a run takes it.
+pub fn to_stored(record: Record, value: Bytes) -> stored::Record {
+    stored::Record {
+        main: record.revision.main,
+        sub: record.revision.sub,
+        tombstone: record.tombstone,
+        key: record.key,
+        create_revision: record.create_revision,
+        version: record.version,
+        lease: record.lease,
+        value,
+    }
+}

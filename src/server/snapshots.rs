@@ -1,0 +1,120 @@
+//! Sending a checkpoint to a member that fell behind the log.
+//!
+//! What travels is one stream of bytes: the length of the manifest, the manifest, and its runs one
+//! after the other, cut into pieces with a checksum each. A receiver that was interrupted names
+//! the checkpoint and says how much it has. While a checkpoint is being sent, its files and the
+//! log behind it stay.
+
+use super::event::Event;
+use super::shared::Shared;
+use crate::pb::raftpb::{FetchSnapshotRequest, SnapshotChunk};
+use crate::raft::message::{Index, NodeId};
+use crate::storage::checkpoint::Checkpoint;
+use crate::storage::error::StorageError;
+use crate::storage::manifest::Manifest;
+use bytes::{BufMut, Bytes, BytesMut};
+use std::sync::Arc;
+use tonic::Status;
+
+/// Bytes of one piece.
+const PIECE_BYTES: usize = 128 << 10;
+
+/// A checkpoint on its way to one member.
+pub struct Outgoing {
+    shared: Arc<Shared>,
+    to: NodeId,
+    number: u64,
+    checkpoint: Checkpoint,
+    /// The length of the manifest and the manifest.
+    head: Bytes,
+    offset: u64,
+    total: u64,
+    ended: bool,
+}
+
+impl Outgoing {
+    /// Opens the newest checkpoint, or the one that the receiver has begun with.
+    ///
+    /// # Errors
+    /// `NotFound` before the first checkpoint, `Internal` when it can't be read.
+    #[allow(clippy::result_large_err, reason = "a status is what the transport takes")]
+    pub fn open(
+        shared: &Arc<Shared>,
+        to: NodeId,
+        request: &FetchSnapshotRequest,
+    ) -> Result<Outgoing, Status> {
+        let opened = find(shared, request.index);
+        let checkpoint = opened
+            .map_err(|error| Status::internal(error.to_string()))?
+            .ok_or_else(|| Status::not_found("there is no checkpoint yet"))?;
+        let manifest = checkpoint.manifest.encode();
+        let mut head = BytesMut::with_capacity(8 + manifest.len());
+        head.put_u64_le(manifest.len() as u64);
+        head.extend_from_slice(&manifest);
+        let runs: u64 = checkpoint.manifest.runs.iter().map(|run| run.bytes).sum();
+        let total = head.len() as u64 + runs;
+        // Another checkpoint than the one that was begun is sent from its start.
+        let is_begun = checkpoint.manifest.applied_index == request.index;
+        let offset = if is_begun { request.offset.min(total) } else { 0 };
+        let number = shared.sent.enter(&checkpoint.manifest);
+        let (shared, head) = (shared.clone(), head.freeze());
+        Ok(Outgoing { shared, to, number, checkpoint, head, offset, total, ended: false })
+    }
+
+    /// The next piece; none at the end.
+    #[allow(clippy::result_large_err, reason = "a status is what the transport takes")]
+    pub fn next_piece(&mut self) -> Option<Result<SnapshotChunk, Status>> {
+        if self.ended {
+            return None;
+        }
+        // An empty piece ends the stream and says that this was all.
+        self.ended = self.offset == self.total;
+        let data = match self.read() {
+            Ok(data) => data,
+            Err(error) => {
+                self.ended = true;
+                return Some(Err(Status::internal(error.to_string())));
+            }
+        };
+        let (offset, crc32c) = (self.offset, crc32c::crc32c(&data));
+        self.offset += data.len() as u64;
+        Some(Ok(SnapshotChunk { offset, data, crc32c, total_bytes: self.total }))
+    }
+
+    fn read(&self) -> Result<Bytes, StorageError> {
+        let head = self.head.len() as u64;
+        if self.offset < head {
+            return Ok(self.head.slice(self.offset as usize..));
+        }
+        let mut start = head;
+        for run in &self.checkpoint.runs {
+            let end = start + run.meta().bytes;
+            if self.offset < end {
+                return run.raw(self.offset - start, PIECE_BYTES);
+            }
+            start = end;
+        }
+        Ok(Bytes::new())
+    }
+}
+
+impl Drop for Outgoing {
+    fn drop(&mut self) {
+        self.shared.sent.leave(self.number);
+        let (peer, ok) = (self.to, self.offset == self.total);
+        // With the inbox full the core asks again by itself after an election timeout.
+        let _full = self.shared.inbox.try_send(Event::SnapshotSent { peer, ok });
+    }
+}
+
+/// The checkpoint at `index` if it is still there, else the newest.
+fn find(shared: &Shared, index: Index) -> Result<Option<Checkpoint>, StorageError> {
+    let (disk, dir) = (&*shared.env.disk, &*shared.run_dir);
+    let sequences = Manifest::sequences(disk, dir)?;
+    for &sequence in &sequences {
+        if Manifest::load(disk, dir, sequence).is_ok_and(|found| found.applied_index == index) {
+            return Checkpoint::open(disk, dir, sequence).map(Some);
+        }
+    }
+    sequences.first().map(|&newest| Checkpoint::open(disk, dir, newest)).transpose()
+}
