@@ -201,14 +201,30 @@ async fn listen(server: &Server, listeners: Listeners, config: &Config) {
         }
     };
     let handle = server.handle();
+    let clock = handle.shared().env.clock.clone();
     open(listeners.probes, Site::probes(handle.clone(), options.clone()));
     open(listeners.peers, Site::peers(handle.clone(), server.peer_service(), options.clone()));
-    server.ready().await;
+    tokio::select! {
+        biased;
+        () = server.ready() => {}
+        () = clock.sleep(config.wait_cluster_ready_timeout) => {
+            // Stale reads and the status help whoever looks into it (etcd issue 13524).
+            tracing::warn!("timed out waiting for the cluster; serving clients without it");
+        }
+    }
     open(listeners.clients, Site::clients(handle, options));
     let endpoints = url::texts(&config.advertise_client_urls).join(",");
     tracing::info!(endpoints, "ready to serve client requests");
     tracing::info!("talk to it: etcdctl --endpoints={endpoints} put hello world");
+    notify_supervisor();
     std::future::pending().await
+}
+
+/// Tells systemd, if it started this process and waits for that (`Type=notify`).
+fn notify_supervisor() {
+    if let Err(error) = sd_notify::notify(&[sd_notify::NotifyState::Ready]) {
+        tracing::warn!(%error, "cannot tell the supervisor that this member is ready");
+    }
 }
 
 /// A member that joins a running cluster must learn of it from the others, which is not there

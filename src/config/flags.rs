@@ -125,6 +125,12 @@ pub const FLAGS: &[Flag] = &[
     later("bcrypt-cost", Uint, "10"),
     later("metrics", Text, "basic"),
     on("watch-progress-notify-interval", Duration, "10m", "Time between progress notifications."),
+    on(
+        "wait-cluster-ready-timeout",
+        Duration,
+        "5s",
+        "Clients are served after this time even without a cluster that agrees.",
+    ),
     on("log-level", Text, "info", "debug, info, warn, error, panic or fatal."),
     on("log-format", Text, "json", "'json' or 'console'."),
     ignored("logger", Text, "zap"),
@@ -197,6 +203,7 @@ pub const FLAGS: &[Flag] = &[
 /// What etcd 3.5 named otherwise. A gate stands for a flag that switches it.
 const RENAMED: &[(&str, &str)] = &[
     ("experimental-watch-progress-notify-interval", "watch-progress-notify-interval"),
+    ("experimental-wait-cluster-ready-timeout", "wait-cluster-ready-timeout"),
     ("experimental-corrupt-check-time", "corrupt-check-time"),
     ("experimental-compact-hash-check-time", "compact-hash-check-time"),
     ("experimental-compaction-batch-limit", "compaction-batch-limit"),

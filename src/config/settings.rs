@@ -68,6 +68,7 @@ pub struct Config {
     pub grpc_keepalive_interval: Duration,
     pub grpc_keepalive_timeout: Duration,
     pub watch_progress_notify_interval: Duration,
+    pub wait_cluster_ready_timeout: Duration,
     /// Those that were named, by name.
     pub feature_gates: BTreeMap<String, bool>,
     pub log_level: LogLevel,
@@ -267,6 +268,7 @@ impl Raw {
             grpc_keepalive_interval: self.duration("grpc-keepalive-interval"),
             grpc_keepalive_timeout: self.duration("grpc-keepalive-timeout"),
             watch_progress_notify_interval: self.duration("watch-progress-notify-interval"),
+            wait_cluster_ready_timeout: self.duration("wait-cluster-ready-timeout"),
             feature_gates: parse_gates(self.text("feature-gates"))?,
             log_level: self.log_level()?,
             log_is_json: self.log_is_json()?,

@@ -452,10 +452,21 @@ impl Feed {
             log.slice(progress.next, last, config.max_append_bytes)
         };
         let commit = log.commit();
+        let is_notice = entries.is_empty() && !progress.nudged;
+        if is_notice && progress.state == ProgressState::Replicate {
+            return Self::commit_notice(progress, log, commit.min(prev_index));
+        }
         let bytes = entries.iter().map(Entry::size_bytes).sum();
         let sent_commit = commit.min(prev_index + entries.len() as u64);
         progress.sent(entries.len(), bytes, sent_commit);
         Some(Payload::Append { prev_index, prev_term, commit, entries })
+    }
+
+    /// Tells a follower that has it all what is committed by now. There is nothing to answer:
+    /// if this gets lost, the next heartbeat says it again.
+    fn commit_notice(progress: &mut Progress, log: &Log, index: Index) -> Option<Payload> {
+        progress.sent(0, 0, index);
+        log.term(index).map(|term| Payload::Committed { index, term })
     }
 
     /// The log no longer reaches back to the follower. Whoever is silent is not sent a state.

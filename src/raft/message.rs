@@ -126,9 +126,10 @@ pub enum Payload {
     VoteResponse {
         granted: bool,
     },
-    /// What a member that refused its vote knows to be committed, at or before the candidate's
-    /// last entry. It holds in any term. A candidate whose configuration is one change behind
-    /// could otherwise ask for the vote of a removed member forever.
+    /// What the sender knows to be committed; it holds in any term and is not answered. A leader
+    /// says so to followers that were sent everything else already. A member that refuses its
+    /// vote says so to the candidate, at or before the candidate's last entry: one whose
+    /// configuration is a change behind could otherwise ask a removed member forever.
     Committed {
         index: Index,
         term: Term,

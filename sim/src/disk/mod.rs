@@ -175,6 +175,11 @@ impl SimDisk {
         self.state().armed = Some(Armed { left: operations, only: None });
     }
 
+    /// Takes an armed crash back, if it has not happened.
+    pub fn disarm_crash(&self) {
+        self.state().armed = None;
+    }
+
     /// Like `arm_crash`, counting only one kind of change, on paths that contain `part`.
     pub fn arm_crash_on(&self, operation: Operation, part: &str, operations: u64) {
         let only = Some((operation, part.to_string()));

@@ -426,6 +426,7 @@ impl Cluster {
     /// Undoes whatever holds a member down, pauses it or ails its disk and clock.
     pub fn heal_member(&self, member: usize) {
         self.mend_disk(member);
+        self.disk(member).disarm_crash();
         self.clock(member).set_rate(TRUE_RATE);
         while self.state(member).pauses > 0 {
             self.resume(member);
