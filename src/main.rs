@@ -13,7 +13,7 @@ use detcd::env::real_disk::RealDisk;
 use detcd::env::recorder::NoRecorder;
 use detcd::http::{self, Options, Site};
 use detcd::metrics::ETCD_VERSION;
-use detcd::server::shared::{Limits, StopReason};
+use detcd::server::shared::{CheckpointOptions, Limits, StopReason};
 use detcd::server::{Server, ServerConfig};
 use std::io::IsTerminal;
 use std::net::SocketAddr;
@@ -255,6 +255,12 @@ fn server_config(config: &Config) -> ServerConfig {
             max_txn_ops: config.max_txn_ops,
             max_request_bytes: config.max_request_bytes,
             ..Limits::default()
+        },
+        checkpoints: CheckpointOptions {
+            entries: config.snapshot_count,
+            keep_entries: config.snapshot_catchup_entries,
+            resident_bytes: config.resident_bytes,
+            ..CheckpointOptions::default()
         },
         ..ServerConfig::default()
     }

@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 
 /// All marks, each with what it means.
-pub const ALL: [(&str, &str); 24] = [
+pub const ALL: [(&str, &str); 29] = [
     ("leader changed", "a second term had a leader"),
     ("two leaders at once", "a leader of an old term had not heard of the leader of a later one"),
     ("quorum lost", "a majority of the members was down at once"),
@@ -31,6 +31,11 @@ pub const ALL: [(&str, &str); 24] = [
     ("refused as compacted", "a read asked for a revision that was compacted"),
     ("refused without a leader", "a request was refused because no leader was known"),
     ("segments rolled", "a disk held more than one segment of the log"),
+    ("checkpoint taken", "a checkpoint was durable"),
+    ("run rewritten", "a run that was mostly dead was written anew"),
+    ("runs merged", "small runs were written as one"),
+    ("recovered from a checkpoint", "a member came up with the state of a checkpoint"),
+    ("snapshot installed", "a member took over the state of another"),
 ];
 
 /// What the everyday sweep must reach.

@@ -2,6 +2,7 @@
 //! with every plan, and editable.
 
 use crate::random::Stream;
+use detcd::server::shared::CheckpointOptions;
 use serde::{Deserialize, Serialize};
 
 /// What a run is for; see `docs/simulation.md`.
@@ -56,12 +57,56 @@ pub struct Options {
     pub wal_segment_bytes: u64,
     /// How many entries are applied between two checkpoints.
     pub checkpoint_entries: u64,
+    #[serde(default)]
+    pub checkpoints: Checkpoints,
     /// The one-way delay of a message, from and to.
     pub latency_us: (u64, u64),
     /// What an fsync costs, from and to.
     pub fsync_us: (u64, u64),
     /// The rate of each member's clock in thousandths.
     pub clock_rates: Vec<u64>,
+}
+
+/// What checkpoints leave, and how they travel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Checkpoints {
+    /// Bytes of entries after which a checkpoint is due, however few they are.
+    pub log_bytes: u64,
+    /// What stays of the log behind a checkpoint.
+    pub keep_entries: u64,
+    pub keep_bytes: u64,
+    /// Bytes of values that may stay in memory although they are on disk.
+    pub resident_bytes: u64,
+    /// Bytes of one piece on the way to another member.
+    pub piece_bytes: usize,
+}
+
+impl Default for Checkpoints {
+    /// Those of the shipped server.
+    fn default() -> Checkpoints {
+        let shipped = CheckpointOptions::default();
+        Checkpoints {
+            log_bytes: shipped.log_bytes,
+            keep_entries: shipped.keep_entries,
+            keep_bytes: shipped.keep_bytes,
+            resident_bytes: shipped.resident_bytes,
+            piece_bytes: shipped.piece_bytes,
+        }
+    }
+}
+
+impl Checkpoints {
+    fn draw(seed: u64) -> Checkpoints {
+        let mut s = Stream::new(seed, "options/checkpoints");
+        Checkpoints {
+            log_bytes: s.log_between(1 << 10, 64 << 20),
+            keep_entries: s.log_between(1, 10_000) - 1,
+            keep_bytes: s.log_between(256, 32 << 20),
+            resident_bytes: if s.chance(300) { 0 } else { s.log_between(64, 1 << 20) },
+            piece_bytes: s.log_between(128, 128 << 10) as usize,
+        }
+    }
 }
 
 /// What the clients do.
@@ -116,6 +161,7 @@ impl Options {
             election_ms,
             wal_segment_bytes,
             checkpoint_entries,
+            checkpoints: Checkpoints::draw(seed),
             latency_us,
             fsync_us,
             clock_rates,

@@ -11,6 +11,8 @@ use std::time::Duration;
 const ELECTION_MS_MAX: u64 = 50_000;
 /// A request above this slows everything behind it.
 const REQUEST_BYTES_ADVISED: usize = 10 * 1024 * 1024;
+/// Entries between two checkpoints, where the flag says 0.
+const SNAPSHOT_COUNT: u64 = 10_000;
 /// The shortest time between two progress notifications.
 const PROGRESS_INTERVAL_MIN: Duration = Duration::from_millis(100);
 
@@ -62,6 +64,10 @@ pub struct Config {
     pub heartbeat_ms: u64,
     pub election_ms: u64,
     pub pre_vote: bool,
+    pub snapshot_count: u64,
+    pub snapshot_catchup_entries: u64,
+    /// Bytes of values on disk that may stay in memory too.
+    pub resident_bytes: u64,
     pub max_txn_ops: usize,
     pub max_request_bytes: usize,
     pub max_concurrent_streams: u32,
@@ -261,6 +267,9 @@ impl Raw {
             heartbeat_ms: self.uint("heartbeat-interval"),
             election_ms: self.uint("election-timeout"),
             pre_vote: self.bool("pre-vote"),
+            snapshot_count: self.snapshot_count(),
+            snapshot_catchup_entries: self.uint("snapshot-catchup-entries"),
+            resident_bytes: self.uint("resident-bytes"),
             max_txn_ops: self.size("max-txn-ops"),
             max_request_bytes: self.size("max-request-bytes"),
             max_concurrent_streams: u32::try_from(self.uint("max-concurrent-streams"))
@@ -276,6 +285,14 @@ impl Raw {
             data_dir,
             warnings,
         })
+    }
+
+    /// etcd takes 0 for its default.
+    fn snapshot_count(&self) -> u64 {
+        match self.uint("snapshot-count") {
+            0 => SNAPSHOT_COUNT,
+            count => count,
+        }
     }
 
     fn cluster_state(&self) -> Result<ClusterState, String> {
@@ -387,6 +404,8 @@ mod tests {
         assert_eq!(config.initial_cluster, founders);
         assert_eq!((config.heartbeat_ms, config.election_ms), (100, 1000));
         assert_eq!((config.max_txn_ops, config.max_request_bytes), (128, 1_572_864));
+        assert_eq!((config.snapshot_count, config.snapshot_catchup_entries), (10_000, 5_000));
+        assert_eq!(config.resident_bytes, 256 << 20);
         assert_eq!(config.listen_client_urls[0].text, "http://localhost:2379");
         assert!(config.pre_vote && config.log_is_json && config.warnings.is_empty());
     }

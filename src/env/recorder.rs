@@ -17,8 +17,15 @@ pub enum RoleName {
 /// One thing that happened on one member.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
-    /// The member starts with what its disk held.
-    Recovered { term: u64, last_index: u64, commit: u64, applied: u64 },
+    /// The member starts with what its disk held: a log, and the state after entry `applied`.
+    Recovered {
+        term: u64,
+        last_index: u64,
+        commit: u64,
+        applied: u64,
+        revision: i64,
+        state_hash: u64,
+    },
     /// Its role, its term or the leader it knows changed; `leader` is 0 for none.
     RoleChanged { role: RoleName, term: u64, leader: u64 },
     /// Its durable state: reported when the write is durable, not when it is asked for.

@@ -7,6 +7,7 @@
 
 use crate::error::{Error, Result};
 use crate::mvcc::record::{Swept, Value};
+use crate::mvcc::revision::Revision;
 use crate::mvcc::store::{Store, Sum};
 
 impl Store {
@@ -103,7 +104,9 @@ impl Store {
         }
         let bytes = self.keys.key(record.key).len() + record.value.len();
         let bytes = u32::try_from(bytes).expect("a record is shorter than 4 GiB");
-        self.swept_out.push(Swept { main, tombstone: record.tombstone(), bytes });
+        let tombstone = record.tombstone().then(|| self.keys.key(record.key).clone());
+        let revision = Revision::new(main, i64::from(sub));
+        self.swept_out.push(Swept { revision, tombstone, bytes });
         self.log.remove(main, sub);
     }
 }

@@ -42,10 +42,11 @@ pub trait ColdValues {
 }
 
 /// A record that physical removal has taken.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Swept {
-    pub main: i64,
-    pub tombstone: bool,
+    pub revision: Revision,
+    /// Of a tombstone, the key: while runs hold what it ended, they need it.
+    pub tombstone: Option<Bytes>,
     /// Bytes of its key and its value.
     pub bytes: u32,
 }

@@ -131,6 +131,22 @@ impl Store {
         alive.take(max_records).map(|record| self.as_record(record)).collect()
     }
 
+    /// Like `records_at`, with the tombstones that the compaction kills: what is written down of
+    /// the revisions before may hold what they ended, and would bring it back without them.
+    pub fn records_behind(
+        &self,
+        from: Revision,
+        up_to: i64,
+        compacted: i64,
+        max_records: usize,
+    ) -> Vec<Record> {
+        let sub = u32::try_from(from.sub.max(0)).unwrap_or(u32::MAX);
+        let candidates = self.log.from(from.main, sub).take_while(|record| record.main <= up_to);
+        let wanted = |record: &&Version| record.tombstone() || self.survives_at(record, compacted);
+        let wanted = candidates.filter(wanted);
+        wanted.take(max_records).map(|record| self.as_record(record)).collect()
+    }
+
     fn as_record(&self, record: &Version) -> Record {
         Record {
             revision: Revision::new(record.main, i64::from(record.sub)),

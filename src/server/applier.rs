@@ -59,6 +59,12 @@ fn install(swap: Swap, shared: &Shared) -> Installed {
             state.applied()
         );
         let before = std::mem::replace(&mut *state, new);
+        shared.env.recorder.record(&recorder::Event::Installed {
+            index: applied.index,
+            term: applied.term,
+            revision: state.store.revision(),
+            state_hash: state.state_hash(),
+        });
         shared.runs.set_current(&runs);
         shared.hub().snapshot_installed(state.store.revision());
         before
@@ -122,7 +128,7 @@ pub async fn compactor(shared: Arc<Shared>) {
                 shared.sweep_pins.wait_for(|pins| *pins == 0).await;
                 let mut state = shared.state_mut();
                 let more = state.store.compact_step(STEP_RECORDS);
-                shared.runs.count_swept(&state.store.take_swept());
+                shared.runs.count_swept(state.store.take_swept());
                 (more, state.store.compact_revision())
             };
             if !more {

@@ -21,6 +21,7 @@ use crate::raft::message::Index;
 use crate::storage::checkpoint::{NextNumbers, clean_up, next_rewrite};
 use crate::storage::error::StorageError;
 use crate::storage::manifest::Manifest;
+use crate::storage::record as stored;
 use crate::storage::run::{Run, RunMeta};
 use crate::storage::run_writer::{RunWriter, rewrite};
 use std::ops::Range;
@@ -64,7 +65,7 @@ pub struct Checkpointer {
     rewritten: bool,
     log: mpsc::UnboundedSender<LogJob>,
     /// No value up to here is in memory.
-    evicted: Revision,
+    pub(super) evicted: Revision,
 }
 
 impl Checkpointer {
@@ -108,19 +109,18 @@ impl Checkpointer {
         {
             self.shared.runs.append(run);
         }
+        // Also if the manifest can't be stored now: the next one names this run.
+        self.revision = image.revision;
         drop(pin);
         let manifest = Manifest { runs: self.shared.runs.metas(), ..self.manifest(&image) };
         manifest.store(&*self.disk(), &self.dir).await?;
-        self.stored(&manifest, bytes).await?;
         let took = self.shared.env.clock.now() - started;
-        tracing::debug!(index = self.index, revision = self.revision, ?took, "checkpoint");
-        self.shared.env.recorder.record(&recorder::Event::Checkpointed {
-            index: self.index,
-            revision: self.revision,
-            runs: manifest.runs.len(),
-            took,
-        });
-        Ok(())
+        let (index, revision) = (manifest.applied_index, manifest.revision);
+        tracing::debug!(index, revision, ?took, "checkpoint");
+        let runs = manifest.runs.len();
+        let event = recorder::Event::Checkpointed { index, revision, runs, took };
+        self.shared.env.recorder.record(&event);
+        self.stored(&manifest, bytes).await
     }
 
     pub(super) fn disk(&self) -> Arc<dyn Disk> {
@@ -154,31 +154,42 @@ impl Checkpointer {
     /// Writes the records since the last checkpoint as a run, and opens it.
     async fn write_run(&mut self, image: &Image) -> Result<Option<u64>, StorageError> {
         let mut from = Revision::new(self.revision + 1, 0);
-        let mut writer: Option<RunWriter> = None;
         let id = self.next_run();
+        let mut writer = RunWriter::new(self.disk(), &self.dir, id)?;
+        let mut buried = self.shared.runs.buried(image.revision).into_iter().peekable();
         loop {
-            let chunk = {
-                let state = self.shared.state();
-                let (up_to, compacted) = (image.revision, image.compact_revision);
-                state.store.records_at(from, up_to, compacted, CHUNK_RECORDS)
-            };
-            let Some(last) = chunk.last() else { break };
-            from = Revision::new(last.revision.main, last.revision.sub + 1);
-            let writer = match &mut writer {
-                Some(writer) => writer,
-                none => none.insert(RunWriter::new(self.disk(), &self.dir, id)?),
-            };
+            let chunk = self.records(from, image);
+            let last = chunk.last().map(|record| record.revision);
             for record in chunk {
+                while let Some((revision, key)) = buried.next_if(|(r, _)| *r < record.revision) {
+                    writer.push(&tombstone(revision, key)).await?;
+                }
                 let value = value_of(&record);
                 writer.push(&to_stored(record, value)).await?;
             }
+            let Some(last) = last else { break };
+            from = Revision::new(last.main, last.sub + 1);
         }
-        let Some(writer) = writer else { return Ok(None) };
+        for (revision, key) in buried {
+            writer.push(&tombstone(revision, key)).await?;
+        }
         if writer.finish().await?.is_none() {
             return Ok(None);
         }
         self.shared.runs.open(Run::open(&*self.disk(), &self.dir, id)?);
         Ok(Some(id))
+    }
+
+    /// Some records of the image, from a revision on. A tombstone that a compaction has killed
+    /// belongs to them as long as an older run may hold what it ended.
+    fn records(&self, from: Revision, image: &Image) -> Vec<Record> {
+        let state = self.shared.state();
+        let (up_to, compacted) = (image.revision, image.compact_revision);
+        if self.shared.runs.metas().is_empty() {
+            state.store.records_at(from, up_to, compacted, CHUNK_RECORDS)
+        } else {
+            state.store.records_behind(from, up_to, compacted, CHUNK_RECORDS)
+        }
     }
 
     /// A manifest is durable: what came before it may go. It was captured when `bytes` of entries
@@ -233,7 +244,7 @@ impl Checkpointer {
         let shared = self.shared.clone();
         // What the store knows it may still ask for. A tombstone hides what older runs hold of
         // its key, so it goes only when there is no older run.
-        let keep = |record: &crate::storage::record::Record| {
+        let keep = |record: &stored::Record| {
             let must_hide = record.tombstone && !is_oldest;
             let revision = Revision::new(record.main, record.sub);
             must_hide || shared.state().store.knows(revision)
@@ -291,6 +302,19 @@ impl Checkpointer {
             yield_now().await;
         }
         Ok(())
+    }
+}
+
+fn tombstone(revision: Revision, key: bytes::Bytes) -> stored::Record {
+    stored::Record {
+        main: revision.main,
+        sub: revision.sub,
+        tombstone: true,
+        key,
+        create_revision: 0,
+        version: 0,
+        lease: 0,
+        value: bytes::Bytes::new(),
     }
 }
 

@@ -9,8 +9,8 @@ use super::checkpointer::Checkpointer;
 use super::event::{Event, Swap};
 use super::runs::restore;
 use crate::apply::machine::{Position, StateMachine};
-use crate::env::recorder;
 use crate::mvcc::restore::Restored;
+use crate::mvcc::revision::Revision;
 use crate::pb::raftpb::{FetchSnapshotRequest, SnapshotChunk};
 use crate::raft::ready::SnapshotOffer;
 use crate::storage::error::StorageError;
@@ -229,17 +229,14 @@ async fn swap(
         let _stopping = shared.inbox.send(Event::AbortInstall).await;
         return Err(error);
     }
-    let (revision, term) = (image.revision, applied.term);
-    let state_hash = state.state_hash();
     let (done, swapped) = oneshot::channel();
     let swap = Swap { state, runs: metas, done };
     let sent = shared.inbox.send(Event::Install(Box::new(swap))).await.is_ok();
     if !sent || swapped.await.is_err() {
         return Ok(());
     }
-    tracing::info!(index, revision, "snapshot installed");
-    let event = recorder::Event::Installed { index, term, revision, state_hash };
-    shared.env.recorder.record(&event);
+    tracing::info!(index, revision = image.revision, "snapshot installed");
     let bytes = shared.view().applied_bytes;
+    owner.evicted = Revision::default();
     owner.stored(&manifest, bytes).await
 }

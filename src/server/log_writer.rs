@@ -82,6 +82,9 @@ async fn write_batch(
         let before = wal.hard_state();
         let after = batch[0].hard_state.unwrap_or(before);
         wal.reset(index, term, HardState { commit: after.commit.max(index), ..after }).await?;
+        let took = shared.env.clock.now() - started;
+        let event = recorder::Event::Persisted { last_index: index, entries: 0, took };
+        shared.env.recorder.record(&event);
     }
     let mut after = Vec::new();
     let mut records = Vec::with_capacity(batch.len());

@@ -178,6 +178,8 @@ impl Server {
             last_index: core.entries.last().map_or(core.snapshot_index, |entry| entry.index),
             commit: core.hard_state.commit,
             applied: core.applied,
+            revision: state.store.revision(),
+            state_hash: state.state_hash(),
         });
         let (inbox, events) = mpsc::channel(INBOX_EVENTS);
         let core_config = config.core_config(member_id, env.seed);

@@ -34,6 +34,8 @@ pub struct RunTable {
 struct Inner {
     open: BTreeMap<u64, Arc<Run>>,
     current: Vec<Counted>,
+    /// Tombstones behind the last run that memory has forgotten.
+    buried: Vec<(Revision, Bytes)>,
 }
 
 /// A run of the state, and what a rewrite would spare.
@@ -95,6 +97,7 @@ impl RunTable {
             assert!(meta.first > last.meta.last, "run {id} overlaps run {}", last.meta.id);
         }
         inner.current.push(Counted::new(meta));
+        inner.buried.retain(|(revision, _)| *revision > to_revision(meta.last));
     }
 
     /// Makes these the runs of the state; they are open already.
@@ -102,6 +105,7 @@ impl RunTable {
         let mut inner = self.lock();
         assert!(runs.iter().all(|run| inner.open.contains_key(&run.id)), "{runs:?} are not open");
         inner.current = runs.iter().copied().map(Counted::new).collect();
+        inner.buried.clear();
     }
 
     /// Puts an open run, or nothing, in the place of some. Those stay readable until `retain`.
@@ -119,18 +123,29 @@ impl RunTable {
     }
 
     /// Counts records that compaction has removed.
-    pub fn count_swept(&self, swept: &[Swept]) {
+    pub fn count_swept(&self, swept: Vec<Swept>) {
         let mut inner = self.lock();
-        for record in swept {
-            let at = inner.current.partition_point(|run| run.meta.last.main < record.main);
-            // What no run holds yet will never get into one.
-            let Some(run) = inner.current.get_mut(at) else { continue };
-            let bytes = u64::from(record.bytes) + RECORD_OVERHEAD_BYTES;
-            match record.tombstone {
-                true => run.dead_tombstones += bytes,
-                false => run.dead += bytes,
+        for Swept { revision, tombstone, bytes } in swept {
+            let at = inner.current.partition_point(|run| to_revision(run.meta.last) < revision);
+            let bytes = u64::from(bytes) + RECORD_OVERHEAD_BYTES;
+            let is_first = inner.current.is_empty();
+            match (inner.current.get_mut(at), tombstone) {
+                (Some(run), Some(_)) => run.dead_tombstones += bytes,
+                (Some(run), None) => run.dead += bytes,
+                (None, Some(key)) if !is_first => inner.buried.push((revision, key)),
+                // What no run holds yet will never get into one.
+                (None, _) => {}
             }
         }
+    }
+
+    /// Tombstones that memory has forgotten and no run holds yet, although runs may hold what they
+    /// ended: those up to revision `up_to`, in order.
+    pub fn buried(&self, up_to: i64) -> Vec<(Revision, Bytes)> {
+        let mut buried = self.lock().buried.clone();
+        buried.retain(|(revision, _)| revision.main <= up_to);
+        buried.sort_unstable();
+        buried
     }
 }
 

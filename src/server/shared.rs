@@ -63,6 +63,8 @@ pub struct CheckpointOptions {
     pub keep_bytes: u64,
     /// Bytes of values that stand in runs and may stay in memory nonetheless.
     pub resident_bytes: u64,
+    /// Bytes of one piece of a checkpoint on its way to another member.
+    pub piece_bytes: usize,
 }
 
 impl Default for CheckpointOptions {
@@ -73,6 +75,7 @@ impl Default for CheckpointOptions {
             keep_entries: 5_000,
             keep_bytes: 32 << 20,
             resident_bytes: 256 << 20,
+            piece_bytes: 128 << 10,
         }
     }
 }

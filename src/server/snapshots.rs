@@ -16,9 +16,6 @@ use bytes::{BufMut, Bytes, BytesMut};
 use std::sync::Arc;
 use tonic::Status;
 
-/// Bytes of one piece.
-const PIECE_BYTES: usize = 128 << 10;
-
 /// A checkpoint on its way to one member.
 pub struct Outgoing {
     shared: Arc<Shared>,
@@ -82,15 +79,16 @@ impl Outgoing {
     }
 
     fn read(&self) -> Result<Bytes, StorageError> {
-        let head = self.head.len() as u64;
+        let (head, piece) = (self.head.len() as u64, self.shared.checkpoints.piece_bytes);
         if self.offset < head {
-            return Ok(self.head.slice(self.offset as usize..));
+            let start = self.offset as usize;
+            return Ok(self.head.slice(start..self.head.len().min(start + piece)));
         }
         let mut start = head;
         for run in &self.checkpoint.runs {
             let end = start + run.meta().bytes;
             if self.offset < end {
-                return run.raw(self.offset - start, PIECE_BYTES);
+                return run.raw(self.offset - start, piece);
             }
             start = end;
         }
@@ -111,10 +109,9 @@ impl Drop for Outgoing {
 fn find(shared: &Shared, index: Index) -> Result<Option<Checkpoint>, StorageError> {
     let (disk, dir) = (&*shared.env.disk, &*shared.run_dir);
     let sequences = Manifest::sequences(disk, dir)?;
-    for &sequence in &sequences {
-        if Manifest::load(disk, dir, sequence).is_ok_and(|found| found.applied_index == index) {
-            return Checkpoint::open(disk, dir, sequence).map(Some);
-        }
-    }
-    sequences.first().map(|&newest| Checkpoint::open(disk, dir, newest)).transpose()
+    let is_begun = |sequence: &&u64| {
+        Manifest::load(disk, dir, **sequence).is_ok_and(|found| found.applied_index == index)
+    };
+    let begun = sequences.iter().find(is_begun).or(sequences.first());
+    begun.map(|&sequence| Checkpoint::open(disk, dir, sequence)).transpose()
 }

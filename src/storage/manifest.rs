@@ -12,6 +12,7 @@ use crate::raft::message::ConfState;
 use crate::storage::error::StorageError;
 use crate::storage::record::RecordRevision;
 use crate::storage::run::RunMeta;
+use crate::storage::run_writer::create_afresh;
 use crate::storage::segment::TEMPORARY;
 use crate::storage::varint::Reader;
 use bytes::{BufMut, Bytes, BytesMut};
@@ -195,11 +196,12 @@ impl Manifest {
         let temporary = dir.join(format!("{}{TEMPORARY}", file_name(self.sequence)));
         let failed = |error| StorageError::io(&path, "writing", error);
         assert!(!disk.exists(&path).map_err(failed)?, "manifest {} exists already", self.sequence);
-        if disk.exists(&temporary).map_err(failed)? {
-            disk.remove(&temporary).map_err(failed)?;
+        let file = create_afresh(disk, &temporary)?;
+        if let Err(error) = file.write_and_sync(0, self.encode()).await {
+            // Best effort: on a full disk others wait for the room.
+            disk.remove(&temporary).ok();
+            return Err(failed(error));
         }
-        let file = disk.create(&temporary).map_err(failed)?;
-        file.write_and_sync(0, self.encode()).await.map_err(failed)?;
         disk.rename(&temporary, &path).map_err(failed)?;
         disk.sync_dir(dir).await.map_err(failed)
     }

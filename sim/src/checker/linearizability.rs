@@ -160,7 +160,12 @@ impl<'a> Replay<'a> {
     /// right ones is for the checker of watches to say.
     fn see_streams(&mut self, streams: &'a [Stream]) {
         let deliveries = streams.iter().flat_map(|s| &s.deliveries);
+        // The last writes may have been seen by watchers only, each of them one of the unknown.
+        let most = self.highest + self.unknown.len() as i64;
         for event in deliveries.flat_map(|d| &d.events) {
+            if event.revision <= most {
+                self.highest = self.highest.max(event.revision);
+            }
             if self.writes.contains_key(&event.revision) {
                 continue;
             }
@@ -169,6 +174,7 @@ impl<'a> Replay<'a> {
                 None => self.deleted.entry(event.revision).or_default().push(&event.key),
             }
         }
+        self.set_deadlines();
     }
 
     fn set_deadlines(&mut self) {
@@ -471,6 +477,7 @@ fn describe(i: usize, operation: &Operation) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::checker::watch::{Delivery, WatchEvent};
     use crate::model::{Delete, Put, Range, Span};
 
     /// A writer of histories: every operation is carried out by a model, so that what it answers is
@@ -556,6 +563,24 @@ mod tests {
         s.done(put("a", "4"));
         s.done(get("a"));
         s.accepted();
+    }
+
+    #[test]
+    fn a_last_write_that_only_a_watcher_saw_is_explained() {
+        let mut s = Story::new();
+        s.done(put("a", "1"));
+        s.unknown(put("a", "2"), false);
+        s.unknown(put("b", "3"), true);
+        let kv = s.model.get("b", 3).expect("it was applied").clone();
+        let event = WatchEvent { key: "b".into(), revision: 3, kv: Some(kv) };
+        let delivery = Delivery { at: 99, events: vec![event], progress: None };
+        let span = Span::all();
+        let (start, deliveries) = (3, vec![delivery]);
+        let stream = Stream { client: 9, member: 0, span, start, deliveries, owed: None };
+        s.history.streams.push(stream.clone());
+        let (ruling, model) = replay(&s.history, &BTreeMap::new()).expect("a true history");
+        assert_eq!(ruling, Ruling::Consistent);
+        crate::checker::watch::check(&model, &stream).expect("the write explains the event");
     }
 
     #[test]

@@ -42,6 +42,17 @@ pub enum Fact {
         last_index: u64,
         commit: u64,
     },
+    /// The state of a checkpoint, its own or another member's, is what the member goes on from.
+    Loaded {
+        index: u64,
+        revision: i64,
+        state_hash: u64,
+    },
+    /// The state after an entry of another member took the place of its own, durably.
+    Installed {
+        index: u64,
+        term: u64,
+    },
     /// The harness damaged what the member had made durable: its old promises are void.
     Damaged,
 }
@@ -52,6 +63,8 @@ pub enum Platter {
     Holds {
         term: u64,
     },
+    /// A checkpoint that verifies includes it.
+    Covered,
     /// No entry there; the log ends at this one.
     EndsAt(u64),
     /// The harness damaged it, and nothing is demanded of it.
@@ -127,6 +140,12 @@ impl Raft {
             Fact::Recovered { term, last_index, commit } => self
                 .recovered(member, term, last_index, commit)
                 .or_else(|text| fail(Guarantee::CommittedIsDurable, text)),
+            Fact::Loaded { index, revision, state_hash } => self
+                .loaded(member, index, revision, state_hash)
+                .or_else(|text| fail(Guarantee::StateMachineSafety, text)),
+            Fact::Installed { index, term } => self
+                .installed(member, index, term)
+                .or_else(|text| fail(Guarantee::LogMatching, text)),
             Fact::Committed { index, term, checksum } => {
                 self.commit(at, member, index, (term, checksum))
             }
@@ -166,9 +185,8 @@ impl Raft {
         let Some(((term, _), _)) = self.committed.get(&index) else { return Ok(()) };
         let holds = |platter: &&Platter| match platter {
             Platter::Holds { term: held } => held == term,
-            // Beyond what the log holds there may be a checkpoint.
-            Platter::EndsAt(last) => *last > index,
-            Platter::Destroyed => true,
+            Platter::EndsAt(_) => false,
+            Platter::Covered | Platter::Destroyed => true,
         };
         if platters.iter().filter(holds).count() > platters.len() / 2 {
             return Ok(());
@@ -241,6 +259,47 @@ impl Raft {
         }
         life.persisted = last_index;
         life.recovered_commit = commit;
+        Ok(())
+    }
+
+    /// The state that a checkpoint held must be the one that applying the log leads to.
+    fn loaded(
+        &mut self,
+        member: usize,
+        index: u64,
+        revision: i64,
+        state_hash: u64,
+    ) -> Result<(), String> {
+        self.life(member).applied = index;
+        if index == 0 {
+            return Ok(());
+        }
+        let known = self.applied.get(&index).ok_or_else(|| {
+            format!("member {member} has a checkpoint at {index}, which nobody has applied")
+        })?;
+        if (known.revision, known.state_hash) == (revision, state_hash) {
+            return Ok(());
+        }
+        Err(format!(
+            "the checkpoint of member {member} at {index}: revision {revision}, state \
+             {state_hash:016x}; member {} had revision {}, state {:016x}",
+            known.first, known.revision, known.state_hash
+        ))
+    }
+
+    /// Who installs a state needs its log up to there no longer.
+    fn installed(&mut self, member: usize, index: u64, term: u64) -> Result<(), String> {
+        if let Some(((known, _), first)) = self.committed.get(&index)
+            && *known != term
+        {
+            return Err(format!(
+                "member {member} installed {index} of term {term}; member {first} committed it in \
+                 term {known}"
+            ));
+        }
+        let life = self.life(member);
+        life.persisted = life.persisted.max(index);
+        life.committed = life.committed.max(index);
         Ok(())
     }
 
@@ -370,6 +429,37 @@ mod tests {
         assert_eq!(broken(&facts), Guarantee::StateMachineSafety);
         let facts = [(0, applied(1, 10)), (0, applied(3, 30))];
         assert_eq!(broken(&facts), Guarantee::StateMachineSafety);
+    }
+
+    #[test]
+    fn a_checkpoint_with_another_state_is_seen() {
+        let loaded =
+            |index, state_hash| (1, Fact::Loaded { index, revision: index as i64, state_hash });
+        let past = [(0, applied(1, 10)), (0, applied(2, 20))];
+        for last in [loaded(2, 21), loaded(3, 30), loaded(1, 20)] {
+            assert_eq!(broken(&[past[0], past[1], last]), Guarantee::StateMachineSafety);
+        }
+        // Whoever goes on from one applies the next entry, and none twice.
+        for next in [applied(2, 20), applied(4, 40)] {
+            let facts = [past[0], past[1], loaded(2, 20), (1, next)];
+            assert_eq!(broken(&facts), Guarantee::StateMachineSafety);
+        }
+        let mut raft = Raft::default();
+        for (member, fact) in [past[0], past[1], loaded(2, 20), (1, applied(3, 30))] {
+            raft.observe(0, member, fact).expect("a checkpoint as it should be");
+        }
+    }
+
+    #[test]
+    fn an_install_is_a_promise_like_any_other() {
+        let kept = |member| (member, Fact::Persisted { last_index: 9 });
+        let commit = (0, Fact::Committed { index: 9, term: 4, checksum: 0 });
+        let installed = |term| (1, Fact::Installed { index: 9, term });
+        let begun = [kept(0), kept(2), commit];
+        assert_eq!(broken(&[begun[0], begun[1], begun[2], installed(3)]), Guarantee::LogMatching);
+        let lost = (1, Fact::Recovered { term: 4, last_index: 8, commit: 0 });
+        let facts = [begun[0], begun[1], begun[2], installed(4), (1, Fact::Started), lost];
+        assert_eq!(broken(&facts), Guarantee::CommittedIsDurable);
     }
 
     #[test]

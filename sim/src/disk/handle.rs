@@ -249,7 +249,9 @@ impl File for SimFile {
     }
 
     fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<()> {
-        let mut state = self.state()?;
+        // Also of a machine that an armed crash has stopped: nobody learns what its ghost reads
+        // until it is killed, and a read that fails would end it in another way.
+        let mut state = self.disk.state_of(self.process)?;
         let per_mille = state.faults.read_error_per_mille;
         if state.stream.chance(per_mille) {
             state.counters.failed_reads += 1;

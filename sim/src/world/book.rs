@@ -1,10 +1,12 @@
 //! The book of a run: everything that happened, as it happens, with the checkers that look at it
 //! at once.
 
+use super::platters;
 use super::watcher::Ending;
 use crate::checker::raft::{Fact, Raft};
 use crate::checker::watch::Stream;
 use crate::checker::{Guarantee, Violation};
+use crate::disk::SimDisk;
 use crate::history::{History, Nanos, Operation, Outcome, Refusal};
 use crate::marks::Marks;
 use crate::model::{Answer, Request};
@@ -12,6 +14,7 @@ use crate::outcome::Figures;
 use crate::trace::Trace;
 use detcd::env::recorder::{Event, Recorder, RoleName};
 use detcd::env::signal::Signal;
+use detcd::raft::message::Entry;
 use std::collections::BTreeMap;
 use std::fmt::Arguments;
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -51,6 +54,8 @@ pub struct Book {
     pub leaders: [Option<usize>; 2],
     pub first_fault: Option<Nanos>,
     pub acknowledged_revision: i64,
+    /// Entries that members may have released from their logs.
+    pub released: BTreeMap<u64, Entry>,
     ids: BTreeMap<u64, usize>,
 }
 
@@ -78,6 +83,7 @@ impl SharedBook {
             leaders: [None, None],
             first_fault: None,
             acknowledged_revision: 1,
+            released: BTreeMap::new(),
             ids,
         };
         SharedBook {
@@ -140,8 +146,8 @@ impl SharedBook {
     }
 
     /// What listens to one member.
-    pub fn recorder(&self, member: usize) -> Arc<dyn Recorder> {
-        Arc::new(MemberRecorder { book: self.clone(), member })
+    pub fn recorder(&self, member: usize, disk: SimDisk) -> Arc<dyn Recorder> {
+        Arc::new(MemberRecorder { book: self.clone(), member, disk })
     }
 
     /// A member's process begins.
@@ -233,10 +239,10 @@ impl SharedBook {
     fn record(&self, member: usize, event: &Event) {
         let at = self.now();
         match event {
-            Event::Recovered { term, last_index, commit, applied } => {
+            Event::Recovered { term, last_index, commit, applied, revision, state_hash } => {
                 self.line(format_args!(
                     "m{member} recovered term {term}, log to {last_index}, commit {commit}, \
-                     applied {applied}"
+                     applied {applied}: revision {revision}, state {state_hash:016x}"
                 ));
                 let founders = self.lock().members.len() as u64;
                 if *last_index > founders {
@@ -245,9 +251,18 @@ impl SharedBook {
                 if *last_index > *commit {
                     self.reach("recovered uncommitted entries");
                 }
-                self.lock().members[member].persisted = *last_index;
+                if *applied > 0 {
+                    self.reach("recovered from a checkpoint");
+                }
+                {
+                    let mut book = self.lock();
+                    let view = &mut book.members[member];
+                    (view.persisted, view.applied) = (*last_index, *applied);
+                }
                 let (term, last_index, commit) = (*term, *last_index, *commit);
                 self.fact(member, Fact::Recovered { term, last_index, commit });
+                let (index, revision, state_hash) = (*applied, *revision, *state_hash);
+                self.fact(member, Fact::Loaded { index, revision, state_hash });
             }
             Event::RoleChanged { role, term, leader } => {
                 self.role_changed(member, *role, *term, *leader);
@@ -298,17 +313,25 @@ impl SharedBook {
                     "m{member} checkpoint at {index}, revision {revision}, {runs} runs, in {} us",
                     took.as_micros()
                 ));
+                self.reach("checkpoint taken");
             }
             Event::Rewritten { runs, bytes, kept } => {
                 self.line(format_args!(
                     "m{member} rewrote {runs} runs: {kept} of {bytes} bytes kept"
                 ));
+                self.reach(if *runs > 1 { "runs merged" } else { "run rewritten" });
             }
             Event::Installed { index, term, revision, state_hash } => {
                 self.line(format_args!(
                     "m{member} installed {index} of term {term}: revision {revision}, state \
                      {state_hash:016x}"
                 ));
+                self.reach("snapshot installed");
+                self.lock().members[member].applied = *index;
+                let (index, term) = (*index, *term);
+                let (revision, state_hash) = (*revision, *state_hash);
+                self.fact(member, Fact::Installed { index, term });
+                self.fact(member, Fact::Loaded { index, revision, state_hash });
             }
             Event::SyncStalled { outstanding } => {
                 self.line(format_args!("m{member} sync outstanding for {outstanding:?}"));
@@ -362,10 +385,14 @@ impl Book {
 struct MemberRecorder {
     book: SharedBook,
     member: usize,
+    disk: SimDisk,
 }
 
 impl Recorder for MemberRecorder {
     fn record(&self, event: &Event) {
+        if let Event::Checkpointed { index, .. } = event {
+            platters::keep(&self.book, &self.disk, *index);
+        }
         self.book.record(self.member, event);
     }
 }

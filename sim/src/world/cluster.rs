@@ -6,7 +6,7 @@ use super::client::client_address;
 use crate::clock::{SimClock, TRUE_RATE};
 use crate::disk::SimDisk;
 use crate::disk::faults::{DiskCounters, DiskFaults};
-use crate::options::Options;
+use crate::options::{Checkpoints, Options};
 use crate::plan::{Direction, Plan, Target};
 use crate::random::Stream;
 use detcd::api::serve_clients;
@@ -14,6 +14,7 @@ use detcd::env::Env;
 use detcd::env::disk::Disk;
 use detcd::membership::member_id;
 use detcd::server::handle::Handle as ServerHandle;
+use detcd::server::shared::CheckpointOptions;
 use detcd::server::{Server, ServerConfig, serve_peers};
 use madsim::net::NetSim;
 use madsim::runtime::Handle;
@@ -26,7 +27,7 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 
 const TOKEN: &str = "simulated";
-const DATA_DIR: &str = "/data";
+pub const DATA_DIR: &str = "/data";
 /// What every wall clock shows when a run begins.
 const EPOCH: Duration = Duration::from_secs(1_700_000_000);
 
@@ -473,6 +474,13 @@ fn usual_disk(options: &Options) -> DiskFaults {
     }
 }
 
+fn checkpoints(options: &Options) -> CheckpointOptions {
+    let Checkpoints { log_bytes, keep_entries, keep_bytes, resident_bytes, piece_bytes } =
+        options.checkpoints;
+    let entries = options.checkpoint_entries;
+    CheckpointOptions { entries, log_bytes, keep_entries, keep_bytes, resident_bytes, piece_bytes }
+}
+
 impl Seat {
     fn state(&self) -> MutexGuard<'_, SeatState> {
         self.state.lock().expect("no holder of this lock panics and goes on")
@@ -504,6 +512,7 @@ impl Seat {
             heartbeat_ms: options.heartbeat_ms,
             election_ms: options.election_ms,
             segment_bytes: options.wal_segment_bytes,
+            checkpoints: checkpoints(options),
             ..ServerConfig::default()
         }
     }
@@ -523,7 +532,7 @@ impl Seat {
             clock: Arc::new(self.clock.clone()),
             disk: Arc::new(self.disk.clone()),
             seed,
-            recorder: self.book.recorder(self.member),
+            recorder: self.book.recorder(self.member, self.disk.clone()),
         };
         let stop = |reason, at_start| Stop { member: self.member, boot, reason, at_start };
         let server = match Server::start(self.config(), env).await {

@@ -1,15 +1,24 @@
 //! Looks at the platters: what is committed must be on those of a quorum, whatever has happened.
 
-use super::book::Book;
-use super::cluster::Cluster;
+use super::book::{Book, SharedBook};
+use super::cluster::{Cluster, DATA_DIR};
 use super::wire;
 use crate::checker::raft::Platter;
+use crate::disk::SimDisk;
 use crate::history::Outcome;
 use detcd::apply::request::{Op, decode};
-use detcd::raft::message::{Entry, EntryKind};
-use detcd::storage::replay::{Replayed, replay};
+use detcd::env::disk::Disk;
+use detcd::raft::message::EntryKind;
+use detcd::storage::checkpoint::{Recovery, recover};
+use detcd::storage::data_dir::DataDir;
+use detcd::storage::error::StorageError;
+use detcd::storage::replay::replay;
+use detcd::storage::run_receiver::verify_run;
+use detcd::storage::wal::WalOptions;
+use futures::executor::block_on;
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::sync::Arc;
 
 /// Checks the platters as they are at this moment, as after a power cut of everybody.
 pub fn check(cluster: &Cluster) {
@@ -40,10 +49,12 @@ pub fn hints(cluster: &Cluster, book: &Book) -> BTreeMap<i64, usize> {
     if gaps.is_empty() || unknown.is_empty() {
         return BTreeMap::new();
     }
-    let logs = (0..cluster.members()).filter_map(|member| log(cluster, member));
-    let Some(longest) = logs.max_by_key(|log| log.last_index) else { return BTreeMap::new() };
-    let entries: BTreeMap<u64, Entry> =
-        longest.entries.into_iter().map(|entry| (entry.index, entry)).collect();
+    let ends = (0..cluster.members()).filter_map(|member| found(cluster, member));
+    let Some(longest) = ends.max_by_key(|found| found.wal.last_index()) else {
+        return BTreeMap::new();
+    };
+    let mut entries = book.released.clone();
+    entries.extend(longest.log.entries.into_iter().map(|entry| (entry.index, entry)));
     let hint = |revision: i64| {
         let entry = entries.get(&book.raft.index_of(revision)?)?;
         if entry.kind != EntryKind::Normal || entry.data.is_empty() {
@@ -56,10 +67,34 @@ pub fn hints(cluster: &Cluster, book: &Book) -> BTreeMap<i64, usize> {
     gaps.into_iter().filter_map(hint).collect()
 }
 
-/// What the platter of a member says.
-fn log(cluster: &Cluster, member: usize) -> Option<Replayed> {
-    let image = cluster.disk(member).platter_image();
-    replay(&image, Path::new("/data/member/wal"), 0).ok()
+/// Keeps the entries up to a checkpoint that a member has just taken, for `hints`: they are about
+/// to be released.
+pub fn keep(book: &SharedBook, disk: &SimDisk, checkpoint: u64) {
+    let kept = book.lock().released.last_key_value().map_or(0, |(index, _)| *index);
+    if checkpoint <= kept {
+        return;
+    }
+    let Ok(log) = replay(&disk.platter_image(), &Path::new(DATA_DIR).join("member/wal"), kept)
+    else {
+        return;
+    };
+    let entries = log.entries.into_iter().filter(|entry| entry.index <= checkpoint);
+    book.lock().released.extend(entries.map(|entry| (entry.index, entry)));
+}
+
+/// What the member would come up with after a power cut at this moment.
+fn found(cluster: &Cluster, member: usize) -> Option<Recovery> {
+    let image: Arc<dyn Disk> = Arc::new(cluster.disk(member).platter_image());
+    // Without latency nothing waits.
+    let found = async {
+        let data_dir = DataDir::open(image, Path::new(DATA_DIR)).await?;
+        let found = recover(&data_dir, WalOptions::default()).await?;
+        for run in found.checkpoint.iter().flat_map(|checkpoint| &checkpoint.runs) {
+            verify_run(run).await?;
+        }
+        Ok::<Recovery, StorageError>(found)
+    };
+    block_on(found).ok()
 }
 
 /// What the platter of a member holds at `index`.
@@ -67,12 +102,15 @@ fn read(cluster: &Cluster, member: usize, index: u64) -> Platter {
     if cluster.is_rotten(member) {
         return Platter::Destroyed;
     }
-    let Some(log) = log(cluster, member) else { return Platter::EndsAt(0) };
-    if log.segments.len() > 1 {
+    let Some(found) = found(cluster, member) else { return Platter::EndsAt(0) };
+    if found.wal.segment_count() > 1 {
         cluster.book().reach("segments rolled");
     }
-    match log.entries.iter().rev().find(|entry| entry.index == index) {
+    if found.checkpoint.is_some_and(|checkpoint| checkpoint.manifest.applied_index >= index) {
+        return Platter::Covered;
+    }
+    match found.log.entries.iter().rev().find(|entry| entry.index == index) {
         Some(entry) => Platter::Holds { term: entry.term },
-        None => Platter::EndsAt(log.last_index),
+        None => Platter::EndsAt(found.wal.last_index()),
     }
 }
