@@ -236,34 +236,40 @@ impl SharedBook {
         self.fact(member, Fact::Leads { term });
     }
 
+    fn recovered(&self, member: usize, event: &Event) {
+        let Event::Recovered { term, last_index, commit, applied, revision, state_hash } = event
+        else {
+            unreachable!("{event:?} is no recovery")
+        };
+        self.line(format_args!(
+            "m{member} recovered term {term}, log to {last_index}, commit {commit}, \
+             applied {applied}: revision {revision}, state {state_hash:016x}"
+        ));
+        let founders = self.lock().members.len() as u64;
+        if *last_index > founders {
+            self.reach("recovered with entries");
+        }
+        if *last_index > *commit {
+            self.reach("recovered uncommitted entries");
+        }
+        if *applied > 0 {
+            self.reach("recovered from a checkpoint");
+        }
+        {
+            let mut book = self.lock();
+            let view = &mut book.members[member];
+            (view.persisted, view.applied) = (*last_index, *applied);
+        }
+        let (term, last_index, commit) = (*term, *last_index, *commit);
+        self.fact(member, Fact::Recovered { term, last_index, commit });
+        let (index, revision, state_hash) = (*applied, *revision, *state_hash);
+        self.fact(member, Fact::Loaded { index, revision, state_hash });
+    }
+
     fn record(&self, member: usize, event: &Event) {
         let at = self.now();
         match event {
-            Event::Recovered { term, last_index, commit, applied, revision, state_hash } => {
-                self.line(format_args!(
-                    "m{member} recovered term {term}, log to {last_index}, commit {commit}, \
-                     applied {applied}: revision {revision}, state {state_hash:016x}"
-                ));
-                let founders = self.lock().members.len() as u64;
-                if *last_index > founders {
-                    self.reach("recovered with entries");
-                }
-                if *last_index > *commit {
-                    self.reach("recovered uncommitted entries");
-                }
-                if *applied > 0 {
-                    self.reach("recovered from a checkpoint");
-                }
-                {
-                    let mut book = self.lock();
-                    let view = &mut book.members[member];
-                    (view.persisted, view.applied) = (*last_index, *applied);
-                }
-                let (term, last_index, commit) = (*term, *last_index, *commit);
-                self.fact(member, Fact::Recovered { term, last_index, commit });
-                let (index, revision, state_hash) = (*applied, *revision, *state_hash);
-                self.fact(member, Fact::Loaded { index, revision, state_hash });
-            }
+            Event::Recovered { .. } => self.recovered(member, event),
             Event::RoleChanged { role, term, leader } => {
                 self.role_changed(member, *role, *term, *leader);
             }
