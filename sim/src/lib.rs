@@ -12,6 +12,8 @@ pub mod clock;
 pub mod disk;
 /// What the clients saw.
 pub mod history;
+/// Plans in files, with their stories.
+pub mod incident;
 /// Named states that are worth reaching.
 pub mod marks;
 /// A sequential model of the key-value service.
@@ -36,6 +38,8 @@ pub mod run;
 pub mod shrink;
 /// Runs many seeds.
 pub mod sweep;
+/// A run as a person sees it.
+pub mod timeline;
 /// One line an event, and a hash over all.
 pub mod trace;
 /// What the clients ask for.

@@ -1,5 +1,6 @@
 //! `cargo sim`: runs seeds, repeats them, proves that they repeat, and replays incidents.
 
+use sim::incident::Incident;
 use sim::mutants;
 use sim::options::Mode;
 use sim::plan::Plan;
@@ -15,7 +16,7 @@ cargo sim run --seeds N [--first S] [--mode M] [--jobs J]   sweep; lists all fai
 cargo sim run --seed S [--mode M]                           one seed, with its whole trace
 cargo sim twice --seed S [--mode M]                         the trace must be the same twice
 cargo sim plan --seed S [--mode M]                          print the plan of a seed
-cargo sim replay FILE                                       run a plan from a file
+cargo sim replay incidents/X | --seed S [--page FILE]       tell its story; draw its timeline
 cargo sim shrink --seed S [--mode M] | shrink FILE          make a failing plan small
 cargo sim hashes FILE                                       compare the trace hashes in FILE
 cargo sim everyday [--seeds N] [FILE]                       what `cargo test` runs
@@ -51,7 +52,7 @@ fn command(arguments: &[String]) -> Result<(), String> {
             Ok(())
         }
         "twice" => twice(&arguments.plans.draw(arguments.seed()?)),
-        "replay" => one(&arguments.plan()?, Plans::Any),
+        "replay" => replay(&arguments),
         "shrink" => shrink_plan(&arguments.plan()?),
         "hashes" => hashes(arguments.file()?),
         "until-failure" => until_failure(&arguments),
@@ -67,6 +68,8 @@ struct Arguments {
     jobs: usize,
     plans: Plans,
     files: Vec<String>,
+    /// Where the timeline goes.
+    page: Option<String>,
 }
 
 impl Arguments {
@@ -78,6 +81,7 @@ impl Arguments {
             jobs: 0,
             plans: Plans::Any,
             files: vec![],
+            page: None,
         };
         let mut words = words.iter();
         while let Some(word) = words.next() {
@@ -89,6 +93,7 @@ impl Arguments {
                 "--seed" => parsed.seed = Some(number(value()?)?),
                 "--seeds" => parsed.seeds = Some(number(value()?)?),
                 "--first" => parsed.first = number(value()?)?,
+                "--page" => parsed.page = Some(value()?.clone()),
                 "--jobs" => parsed.jobs = number(value()?)? as usize,
                 "--mode" => parsed.plans = plans(value()?)?,
                 flag if flag.starts_with("--") => {
@@ -112,11 +117,7 @@ impl Arguments {
     fn plan(&self) -> Result<Plan, String> {
         match self.seed {
             Some(seed) => Ok(self.plans.draw(seed)),
-            None => {
-                let file = self.file()?;
-                let text = std::fs::read_to_string(file).map_err(|e| format!("{file}: {e}"))?;
-                Plan::from_toml(&text).map_err(|e| format!("{file}: {e}"))
-            }
+            None => Ok(Incident::read(self.file()?)?.plan),
         }
     }
 }
@@ -134,6 +135,21 @@ fn one(plan: &Plan, plans: Plans) -> Result<(), String> {
     print!("{}", story(&outcome, plans));
     match outcome.violation {
         Some(violation) => Err(format!("seed {}: {violation}", plan.seed)),
+        None => Ok(()),
+    }
+}
+
+/// Tells what came of an incident, and draws its timeline.
+fn replay(arguments: &Arguments) -> Result<(), String> {
+    let incident = match arguments.seed {
+        Some(seed) => Incident::of_seed(arguments.plans.draw(seed)),
+        None => Incident::read(arguments.file()?)?,
+    };
+    let outcome = run::run(&incident.plan, true);
+    let (story, page) = incident.tell(&outcome, arguments.page.as_deref())?;
+    print!("{story}\ntimeline: {}\n", page.display());
+    match outcome.violation {
+        Some(violation) => Err(format!("seed {}: {violation}", incident.plan.seed)),
         None => Ok(()),
     }
 }

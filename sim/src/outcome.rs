@@ -3,6 +3,7 @@
 use crate::checker::{Guarantee, Violation};
 use crate::marks::Marks;
 use crate::plan::Plan;
+use crate::timeline::record::Record;
 use std::collections::BTreeMap;
 
 /// The result of one plan.
@@ -18,6 +19,8 @@ pub struct Outcome {
     pub trace: Vec<String>,
     pub marks: Marks,
     pub figures: Figures,
+    /// What a timeline is made of, where the whole trace was asked for.
+    pub record: Option<Record>,
 }
 
 impl Outcome {
@@ -32,6 +35,7 @@ impl Outcome {
             trace: Vec::new(),
             marks: Marks::default(),
             figures: Figures::default(),
+            record: None,
         }
     }
 }

@@ -224,6 +224,13 @@ impl SimDisk {
         state.begin_process();
     }
 
+    /// How many changes of files no sync has made durable yet.
+    pub fn unsynced_changes(&self) -> u64 {
+        let state = self.state();
+        let files = state.tree.cached.files.values();
+        files.map(|file| file.get().pending.len() as u64).sum()
+    }
+
     /// Puts an empty disk in the place of this one.
     pub fn wipe(&self) {
         let mut state = self.state();

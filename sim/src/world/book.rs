@@ -11,6 +11,7 @@ use crate::history::{History, Nanos, Operation, Outcome, Refusal};
 use crate::marks::Marks;
 use crate::model::{Answer, Request};
 use crate::outcome::Figures;
+use crate::timeline::record::{Happening, Loss, What};
 use crate::trace::Trace;
 use detcd::env::recorder::{Event, Recorder, RoleName};
 use detcd::env::signal::Signal;
@@ -56,6 +57,8 @@ pub struct Book {
     pub acknowledged_revision: i64,
     /// Entries that members may have released from their logs.
     pub released: BTreeMap<u64, Entry>,
+    /// What a timeline is made of, if one is wanted.
+    pub happenings: Option<Vec<Happening>>,
     ids: BTreeMap<u64, usize>,
 }
 
@@ -84,6 +87,7 @@ impl SharedBook {
             first_fault: None,
             acknowledged_revision: 1,
             released: BTreeMap::new(),
+            happenings: keep_trace.then(Vec::new),
             ids,
         };
         SharedBook {
@@ -102,6 +106,14 @@ impl SharedBook {
 
     pub fn lock(&self) -> MutexGuard<'_, Book> {
         self.book.lock().expect("no holder of the book panics and goes on")
+    }
+
+    /// Keeps what happened for a timeline, if one is wanted.
+    pub fn keep(&self, member: Option<usize>, what: impl FnOnce() -> What) {
+        let at = self.now();
+        if let Some(happenings) = &mut self.lock().happenings {
+            happenings.push(Happening { at, member, what: what() });
+        }
     }
 
     /// Adds a line to the trace.
@@ -158,11 +170,13 @@ impl SharedBook {
         let at = self.now();
         book.trace.line(at, format_args!("m{member} starts"));
         drop(book);
+        self.keep(Some(member), || What::Started);
         self.fact(member, Fact::Started);
     }
 
     /// A member's process is gone.
-    pub fn went_down(&self, member: usize) {
+    pub fn went_down(&self, member: usize, loss: Loss) {
+        self.keep(Some(member), || What::Ended(loss));
         let mut book = self.lock();
         let out = book.members[member].out;
         book.members[member] = MemberView { out, ..MemberView::default() };
@@ -268,6 +282,7 @@ impl SharedBook {
 
     fn record(&self, member: usize, event: &Event) {
         let at = self.now();
+        self.keep(Some(member), || What::Reported(event.clone()));
         match event {
             Event::Recovered { .. } => self.recovered(member, event),
             Event::RoleChanged { role, term, leader } => {
@@ -443,7 +458,8 @@ fn tag(value: &str) -> &str {
     value.trim_end_matches('.')
 }
 
-struct ShortOutcome<'a>(&'a Outcome);
+/// An outcome in a few words.
+pub struct ShortOutcome<'a>(pub &'a Outcome);
 
 impl std::fmt::Display for ShortOutcome<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {

@@ -9,6 +9,7 @@ use crate::disk::faults::{DiskCounters, DiskFaults};
 use crate::options::{Checkpoints, Options};
 use crate::plan::{Direction, Plan, Target};
 use crate::random::Stream;
+use crate::timeline::record::{Loss, Lost, What};
 use detcd::api::serve_clients;
 use detcd::env::Env;
 use detcd::env::disk::Disk;
@@ -230,20 +231,21 @@ impl Cluster {
             }
         }
         self.inner.runtime.kill(self.inner.members[member].node);
-        if power_cut {
-            let torn = disk.counters().torn_writes;
-            disk.power_cut();
-            if disk.counters().torn_writes > torn {
+        let loss = if power_cut {
+            let lost = cut_power(disk);
+            if lost.torn > 0 {
                 self.inner.book.reach("crash with a write in flight");
             }
+            Loss::PowerCut(lost)
         } else {
             disk.kill();
-        }
+            Loss::Killed
+        };
         let mut state = self.state(member);
         state.server = None;
         state.pauses = 0;
         drop(state);
-        self.inner.book.went_down(member);
+        self.inner.book.went_down(member, loss);
     }
 
     /// Takes back one `hold_down`; with the last one the process starts again.
@@ -269,6 +271,7 @@ impl Cluster {
         let mut state = self.state(member);
         state.pauses += 1;
         if state.pauses == 1 {
+            self.inner.book.keep(Some(member), || What::Paused);
             self.inner.runtime.pause(self.inner.members[member].node);
         }
     }
@@ -279,6 +282,7 @@ impl Cluster {
         let Some(left) = state.pauses.checked_sub(1) else { return };
         state.pauses = left;
         if left == 0 {
+            self.inner.book.keep(Some(member), || What::Resumed);
             self.inner.runtime.resume(self.inner.members[member].node);
         }
     }
@@ -465,6 +469,19 @@ fn key(node: NodeId) -> u64 {
     text.parse().expect("a node's id is a number")
 }
 
+/// Cuts the power of a disk and says what that cost.
+fn cut_power(disk: &SimDisk) -> Lost {
+    let changes = disk.unsynced_changes();
+    let before = disk.counters();
+    disk.power_cut();
+    let after = disk.counters();
+    Lost {
+        changes,
+        torn: after.torn_writes - before.torn_writes,
+        names: after.lost_name_changes - before.lost_name_changes,
+    }
+}
+
 /// A healthy disk of the speed that the plan drew.
 fn usual_disk(options: &Options) -> DiskFaults {
     let (low, high) = options.fsync_us;
@@ -539,6 +556,7 @@ impl Seat {
             Ok(server) => server,
             Err(error) => {
                 self.book.line(format_args!("m{} does not start: {error}", self.member));
+                self.book.keep(Some(self.member), || What::Refused(error.to_string()));
                 let _over = self.stops.send(stop(error.to_string(), true));
                 return;
             }

@@ -5,6 +5,8 @@ use super::platters;
 use crate::clock::TRUE_RATE;
 use crate::plan::{Action, Direction, Fault, Target};
 use crate::random::Stream;
+use crate::timeline::record::What;
+use crate::timeline::words;
 use madsim::task::NodeId;
 use std::time::Duration;
 
@@ -17,9 +19,13 @@ async fn pause(for_ms: u64) {
 }
 
 /// Carries out one action whose time has come.
-pub async fn carry_out(cluster: Cluster, action: Action) {
+pub async fn carry_out(cluster: Cluster, number: usize, action: Action) {
     let class = action.fault.class();
     cluster.book().line(format_args!("nemesis {class} {}", detail(&action.fault)));
+    // Whom it meets is worked out here for the reader; the fault itself does so again.
+    let members = words::aimed_at(&action.fault, |target| cluster.resolve(target));
+    let text = words::words(&action.fault, &members);
+    cluster.book().keep(None, || What::Fault { number, class, words: text, members });
     {
         let at = cluster.book().now();
         let mut book = cluster.book().lock();
@@ -52,6 +58,7 @@ pub async fn carry_out(cluster: Cluster, action: Action) {
         }
     }
     cluster.book().line(format_args!("nemesis {class} is over"));
+    cluster.book().keep(None, || What::FaultOver { number });
 }
 
 /// What the story says of a fault.

@@ -9,6 +9,7 @@ use crate::model::{Put, Range, Request, Span};
 use crate::options::Mode;
 use crate::plan::{Direction, Fault, Plan};
 use crate::random::Stream;
+use crate::timeline::record::What;
 use std::time::Duration;
 
 /// How long one attempt of a probe may take.
@@ -20,6 +21,7 @@ const OLD_STATES_MAX: usize = 300;
 pub async fn heal(cluster: &Cluster) -> Healing {
     let core = choose_core(cluster);
     cluster.book().line(format_args!("the faults are over; the core is {core:?}"));
+    cluster.book().keep(None, || What::Healed);
     cluster.net().update_config(|c| c.packet_loss_rate = 0.0);
     usual_latency(cluster);
     match cluster.plan().mode {

@@ -23,10 +23,11 @@ pub mod watcher;
 /// Between the model's requests and the messages of the API.
 pub mod wire;
 
-use crate::checker::{Guarantee, linearizability, liveness, watch};
+use crate::checker::{Guarantee, Violation, linearizability, liveness, watch};
 use crate::history;
 use crate::outcome::Outcome;
 use crate::plan::Plan;
+use crate::timeline::record::{Answer, Call, Record};
 use book::SharedBook;
 use cluster::{Cluster, Stop};
 use madsim::Config;
@@ -94,14 +95,14 @@ async fn disturb(cluster: &Cluster, until: Instant) -> Vec<JoinHandle<()>> {
     let start = Instant::now();
     let mut faults = Vec::new();
     let plan = cluster.plan().clone();
-    for action in plan.actions {
+    for (number, action) in plan.actions.into_iter().enumerate() {
         let at = start + Duration::from_millis(action.at_ms);
         tokio::select! {
             biased;
             () = cluster.book().broken() => return faults,
             () = tokio::time::sleep_until(at) => {}
         }
-        faults.push(tokio::spawn(faults::carry_out(cluster.clone(), action)));
+        faults.push(tokio::spawn(faults::carry_out(cluster.clone(), number, action)));
     }
     tokio::select! {
         biased;
@@ -223,6 +224,7 @@ fn judge(cluster: &Cluster) -> Outcome {
     let unknown = book.history.operations.iter().filter(unknown).count() as u64;
     let elections = book.raft.elections() as u64;
     let operations = book.history.operations.len() as u64;
+    let record = record(plan, &mut book, violation.as_ref());
     let figures = &mut book.figures;
     figures.simulated_ms = simulated_ms;
     figures.operations = operations;
@@ -242,7 +244,52 @@ fn judge(cluster: &Cluster) -> Outcome {
         trace: book.trace.kept().map(str::to_string).collect(),
         marks: book.marks.clone(),
         figures: book.figures.clone(),
+        record,
     }
+}
+
+/// What a timeline is made of, if one is wanted.
+fn record(plan: &Plan, book: &mut book::Book, violation: Option<&Violation>) -> Option<Record> {
+    let happenings = book.happenings.take()?;
+    let caller = |client| match client < plan.workload.clients {
+        true => format!("client {client}"),
+        false => "probes".to_string(),
+    };
+    let call = |o: &history::Operation| Call {
+        client: caller(o.client),
+        member: o.member,
+        called: o.called,
+        returned: o.returned,
+        answer: match o.outcome {
+            history::Outcome::Done(_) => Answer::Done,
+            history::Outcome::Refused(_) => Answer::Refused,
+            history::Outcome::Failed(_) => Answer::Failed,
+            history::Outcome::Unknown(_) => Answer::Unknown,
+        },
+        words: format!("{} {}", book::Short(&o.request), book::ShortOutcome(&o.outcome)),
+    };
+    let o = &plan.options;
+    let fact = |name: &str, text: String| (name.to_string(), text);
+    let last = happenings.last().map_or(0, |happening| happening.at);
+    let calls: Vec<Call> = book.history.operations.iter().map(call).collect();
+    let end = calls.iter().map(|call| call.returned).max().unwrap_or(0).max(last);
+    Some(Record {
+        title: format!("Seed {}, mode {}", plan.seed, plan.mode.name()),
+        facts: vec![
+            fact("members", o.members.to_string()),
+            fact("heartbeat, election", format!("{} ms, {} ms", o.heartbeat_ms, o.election_ms)),
+            fact("faults", plan.actions.len().to_string()),
+            fact("calls", calls.len().to_string()),
+        ],
+        names: (0..o.members).map(|member| format!("m{member}")).collect(),
+        ids: cluster::ids(o.members),
+        happenings,
+        calls,
+        violation: violation.cloned(),
+        slow_sync: o.heartbeat_ms * 1_000_000,
+        end,
+        wall_ms: None,
+    })
 }
 
 /// Whether writes of unknown outcome were applied, and whether some were lost.
