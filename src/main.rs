@@ -9,8 +9,10 @@ use detcd::config::settings::{self, ClusterState, Config, ConfigError, LogLevel,
 use detcd::config::url::{self, Url};
 use detcd::env::Env;
 use detcd::env::clock::RealClock;
+use detcd::env::flight::FlightRecorder;
+use detcd::env::flight::line::Writer;
 use detcd::env::real_disk::RealDisk;
-use detcd::env::recorder::NoRecorder;
+use detcd::env::recorder::{NoRecorder, Recorder};
 use detcd::http::{self, Options, Site};
 use detcd::metrics::ETCD_VERSION;
 use detcd::server::shared::{CheckpointOptions, Limits, StopReason};
@@ -146,12 +148,9 @@ async fn serve(config: Config) -> Result<(), String> {
     // The one place where chance enters the daemon: all streams of chance begin at this seed.
     #[expect(clippy::disallowed_methods)]
     let seed = rand::random();
-    let env = Env {
-        clock: Arc::new(RealClock::new()),
-        disk: Arc::new(RealDisk),
-        seed,
-        recorder: Arc::new(NoRecorder),
-    };
+    let clock = Arc::new(RealClock::new());
+    let recorder = start_flight_recorder(&config, &clock);
+    let env = Env { clock, disk: Arc::new(RealDisk), seed, recorder };
     let server = Server::start(server_config(&config), env).await.map_err(|e| e.to_string())?;
     let ended = tokio::select! {
         biased;
@@ -163,6 +162,26 @@ async fn serve(config: Config) -> Result<(), String> {
     tracing::info!("stopping");
     server.stop().await;
     ended
+}
+
+/// Begins the recording in the data directory, unless that is turned off.
+fn start_flight_recorder(config: &Config, clock: &Arc<RealClock>) -> Arc<dyn Recorder> {
+    let bytes = config.flight_recorder_bytes;
+    if bytes == 0 {
+        return Arc::new(NoRecorder);
+    }
+    let writer = Writer {
+        name: config.name.clone(),
+        members: config.initial_cluster.len(),
+        heartbeat_ms: config.heartbeat_ms,
+        election_ms: config.election_ms,
+        ..Writer::default()
+    };
+    let recorder = FlightRecorder::new(clock.clone(), writer);
+    let dir = Path::new(&config.data_dir).join("flight");
+    let writing = recorder.clone();
+    tokio::spawn(async move { writing.write(Arc::new(RealDisk), &dir, bytes).await });
+    recorder
 }
 
 fn on(kind: SignalKind) -> Result<Signal, String> {

@@ -1,15 +1,29 @@
-//! Incidents: plans in files, with their story in the comments above them.
+//! Incidents: plans in files, with their story in the comments above them, and failures of a sweep
+//! that become such files.
 
+use crate::checker::{Guarantee, Violation};
 use crate::outcome::Outcome;
 use crate::plan::Plan;
+use crate::recording;
+use crate::recording::merge::merge;
+use crate::recording::replan::replan;
+use crate::recording::trouble::{Cast, troubles};
+use crate::run;
+use crate::shrink::{Shrunk, shrink};
 use crate::timeline::fold::fold;
 use crate::timeline::page::page;
 use crate::timeline::story::story;
 use crate::timeline::{Timeline, record::Record};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 /// Where pages go that were not given a name.
 const PAGES: &str = "target/timelines";
+
+/// Where the plans of failures go.
+const FAILURES: &str = "target/failures";
+/// How long a failing plan may be made smaller.
+const SHRINK_MAX: Duration = Duration::from_secs(120);
 
 /// A plan with what is told of it.
 pub struct Incident {
@@ -61,6 +75,78 @@ pub fn publish(
     let path = path.map_or_else(|| Path::new(PAGES).join(format!("{name}.html")), PathBuf::from);
     write(&timeline, &path).map_err(|e| format!("{}: {e}", path.display()))?;
     Ok((story(&timeline), path))
+}
+
+/// Tells recordings of a real cluster and writes their page.
+pub fn tell_recordings(paths: &[String], page: Option<&str>) -> Result<(String, PathBuf), String> {
+    let recordings = recording::read(paths)?;
+    let cast = Cast::of(&recordings);
+    let troubles = troubles(&recordings, &cast);
+    publish(&merge(&recordings, &cast, &troubles), "recordings", page)
+}
+
+/// Makes a plan with the faults of recordings, with its story above it.
+pub fn from_recordings(paths: &[String]) -> Result<String, String> {
+    let recordings = recording::read(paths)?;
+    let cast = Cast::of(&recordings);
+    let troubles = troubles(&recordings, &cast);
+    let timeline = fold(&merge(&recordings, &cast, &troubles));
+    let start = timeline.wall_ms.unwrap_or(0) * 1_000;
+    let carry_out = |plan: &Plan| {
+        let outcome = run::run(plan, true);
+        let lost = || format!("seed {} ends with a panic", plan.seed);
+        outcome.record.as_ref().map(fold).ok_or_else(lost)
+    };
+    let replan = replan(&recordings, &cast, &troubles, (start, &timeline), &carry_out)?;
+    let names = cast.names[..cast.recorded].join(", ");
+    Ok(format!(
+        "# From the flight recordings of {names}.\n# The plan begins at {} ms of the Unix epoch.\n\
+         # Longest time without a leader: {} ms recorded, {} ms replayed.\n\n{}",
+        replan.from / 1_000,
+        replan.recorded / 1_000,
+        replan.replayed / 1_000,
+        replan.plan.to_toml()
+    ))
+}
+
+/// Makes a failing plan small; an error if it does not fail.
+pub fn make_small(plan: &Plan) -> Result<(Shrunk, Guarantee), String> {
+    let broken = |plan: &Plan| run::run(plan, false).violation.map(|v| v.guarantee);
+    let guarantee = broken(plan).ok_or_else(|| format!("seed {} does not fail", plan.seed))?;
+    Ok((shrink(plan, guarantee, SHRINK_MAX, &broken), guarantee))
+}
+
+/// Makes a failing plan small, and writes it with its timeline; the answer says where.
+pub fn keep_failure(plan: &Plan, violation: &Violation) -> Result<String, String> {
+    let (shrunk, guarantee) = make_small(plan)?;
+    let small = shrunk.plan;
+    let outcome = run::run(&small, true);
+    let what = outcome.violation.as_ref().unwrap_or(violation).to_string();
+    let title = format!("{guarantee:?} broken by seed {}", plan.seed);
+    let text = format!("# {title}. {}\n\n{}", what.replace('\n', " "), small.to_toml());
+    let name = format!("seed-{}", plan.seed);
+    let path = Path::new(FAILURES).join(format!("{name}.toml"));
+    let failed = |e| format!("{}: {e}", path.display());
+    std::fs::create_dir_all(FAILURES).map_err(failed)?;
+    std::fs::write(&path, text).map_err(failed)?;
+    let incident = Incident { name, story: Some((title, what)), plan: small };
+    let page = match incident.tell(&outcome, None) {
+        Ok((_, page)) => format!("  timeline: {}", page.display()),
+        Err(why) => format!("  no timeline: {why}"),
+    };
+    let Plan { actions, workload, options, .. } = &incident.plan;
+    Ok(format!(
+        "seed {} made small in {} runs: {} of {} faults, {} of {} operations, {} members\n  \
+         replay: cargo sim replay {}\n{page}\n",
+        plan.seed,
+        shrunk.runs,
+        actions.len(),
+        plan.actions.len(),
+        workload.operations,
+        plan.workload.operations,
+        options.members,
+        path.display(),
+    ))
 }
 
 fn write(timeline: &Timeline, path: &Path) -> std::io::Result<()> {

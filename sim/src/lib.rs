@@ -32,6 +32,8 @@ pub mod plan;
 pub mod raft_ring;
 /// Streams of chance.
 pub mod random;
+/// The flight recordings of a real cluster.
+pub mod recording;
 /// Runs one plan, guarded.
 pub mod run;
 /// Makes a failing plan small.

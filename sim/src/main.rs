@@ -1,15 +1,13 @@
 //! `cargo sim`: runs seeds, repeats them, proves that they repeat, and replays incidents.
 
-use sim::incident::Incident;
+use sim::incident::{self, Incident};
 use sim::mutants;
 use sim::options::Mode;
 use sim::plan::Plan;
 use sim::run;
-use sim::shrink::shrink;
 use sim::sweep::{Plans, Sweep, story};
 use std::path::Path;
 use std::process::ExitCode;
-use std::time::Duration;
 
 const USAGE: &str = "\
 cargo sim run --seeds N [--first S] [--mode M] [--jobs J]   sweep; lists all failing seeds
@@ -17,6 +15,8 @@ cargo sim run --seed S [--mode M]                           one seed, with its w
 cargo sim twice --seed S [--mode M]                         the trace must be the same twice
 cargo sim plan --seed S [--mode M]                          print the plan of a seed
 cargo sim replay incidents/X | --seed S [--page FILE]       tell its story; draw its timeline
+cargo sim timeline FILE|DIR... [--page FILE]                a real cluster's flight recordings
+cargo sim from-recording FILE|DIR...                        a plan with the faults of recordings
 cargo sim shrink --seed S [--mode M] | shrink FILE          make a failing plan small
 cargo sim hashes FILE                                       compare the trace hashes in FILE
 cargo sim everyday [--seeds N] [FILE]                       what `cargo test` runs
@@ -26,6 +26,9 @@ cargo sim mutants [ROW...]                                  put known bugs back 
 modes: safety liveness partial-cut slow-disk lite, and standard (by which speed is measured)
 or faultless (any mode, without its faults); none of them: drawn from the seed
 ";
+
+/// How many failures of a sweep are made small.
+const SMALL_FAILURES: usize = 1;
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -53,6 +56,16 @@ fn command(arguments: &[String]) -> Result<(), String> {
         }
         "twice" => twice(&arguments.plans.draw(arguments.seed()?)),
         "replay" => replay(&arguments),
+        "timeline" => {
+            let page = arguments.page.as_deref();
+            let (story, page) = incident::tell_recordings(&arguments.files, page)?;
+            print!("{story}\ntimeline: {}\n", page.display());
+            Ok(())
+        }
+        "from-recording" => {
+            print!("{}", incident::from_recordings(&arguments.files)?);
+            Ok(())
+        }
         "shrink" => shrink_plan(&arguments.plan()?),
         "hashes" => hashes(arguments.file()?),
         "until-failure" => until_failure(&arguments),
@@ -164,6 +177,9 @@ fn sweep(arguments: &Arguments, everyday: bool) -> Result<(), String> {
     };
     let report = sweep.run();
     print!("{}", report.table(sweep.plans));
+    for (seed, violation) in report.failures.iter().take(SMALL_FAILURES) {
+        print!("{}", incident::keep_failure(&sweep.plans.draw(*seed), violation)?);
+    }
     report.judge(everyday)
 }
 
@@ -240,11 +256,7 @@ fn hashes(file: &str) -> Result<(), String> {
 }
 
 fn shrink_plan(plan: &Plan) -> Result<(), String> {
-    let broken = |plan: &Plan| run::run(plan, false).violation.map(|v| v.guarantee);
-    let Some(guarantee) = broken(plan) else {
-        return Err(format!("seed {} does not fail", plan.seed));
-    };
-    let shrunk = shrink(plan, guarantee, Duration::from_secs(120), &broken);
+    let (shrunk, guarantee) = incident::make_small(plan)?;
     eprintln!("# {guarantee:?}, after {} runs", shrunk.runs);
     print!("{}", shrunk.plan.to_toml());
     Ok(())

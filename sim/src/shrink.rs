@@ -1,8 +1,8 @@
-//! Makes a failing plan small: drops actions, clients, operations and members as long as what is
-//! left breaks the same guarantee.
+//! Makes a failing plan small: drops classes of faults, actions, operations, clients, members and
+//! kinds of requests as long as what is left breaks the same guarantee.
 
 use crate::checker::Guarantee;
-use crate::plan::Plan;
+use crate::plan::{Fault, Plan};
 use std::time::{Duration, Instant};
 
 /// How far shrinking came.
@@ -23,9 +23,11 @@ pub fn shrink(
         Search { best: plan.clone(), guarantee, runs: 0, until: Instant::now() + limit, breaks };
     loop {
         let before = search.best.clone();
+        search.drop_classes();
         search.drop_actions();
         search.shorten();
         search.fewer_clients();
+        search.fewer_members();
         search.simpler_world();
         if search.best == before || search.out_of_time() {
             return Shrunk { plan: search.best, runs: search.runs };
@@ -57,6 +59,18 @@ impl Search<'_> {
             self.best = plan;
         }
         fails
+    }
+
+    /// Drops all actions of one class after the other.
+    fn drop_classes(&mut self) {
+        let mut classes: Vec<&str> = self.best.actions.iter().map(|a| a.fault.class()).collect();
+        classes.sort_unstable();
+        classes.dedup();
+        for class in classes {
+            let mut plan = self.best.clone();
+            plan.actions.retain(|action| action.fault.class() != class);
+            self.attempt(plan);
+        }
     }
 
     /// Drops halves, then quarters, down to single actions (delta debugging).
@@ -104,7 +118,28 @@ impl Search<'_> {
         }
     }
 
+    /// A smaller cluster, without the links to those that are gone.
+    fn fewer_members(&mut self) {
+        let before = self.best.options.members;
+        for members in [1, 3].into_iter().filter(|members| *members < before) {
+            let mut plan = self.best.clone();
+            plan.options.members = members;
+            plan.options.clock_rates.truncate(members);
+            for action in &mut plan.actions {
+                if let Fault::CutLinks { links, .. } = &mut action.fault {
+                    links.retain(|(from, to)| *from < members && *to < members);
+                }
+            }
+            if self.attempt(plan) {
+                return;
+            }
+        }
+    }
+
     fn simpler_world(&mut self) {
+        let mut plan = self.best.clone();
+        plan.workload.watchers = 0;
+        self.attempt(plan);
         let mut plan = self.best.clone();
         plan.options.clock_rates = vec![1000; plan.options.members];
         self.attempt(plan);
@@ -132,7 +167,7 @@ impl Search<'_> {
 mod tests {
     use super::*;
     use crate::options::Mode;
-    use crate::plan::Fault;
+    use crate::plan::Action;
 
     #[test]
     fn what_is_not_needed_is_dropped() {
@@ -145,8 +180,7 @@ mod tests {
             .expect("some seed has them");
         // It fails whenever a kill and a pause are left and there are more than 40 operations.
         let breaks = |plan: &Plan| {
-            let has =
-                |class| plan.actions.iter().any(|a: &crate::plan::Action| a.fault.class() == class);
+            let has = |class| plan.actions.iter().any(|a: &Action| a.fault.class() == class);
             let fails = has("kill") && has("pause") && plan.workload.operations > 40;
             fails.then_some(Guarantee::Linearizability)
         };
@@ -156,6 +190,7 @@ mod tests {
         assert_eq!(classes.len(), 2, "{classes:?}");
         assert!(shrunk.plan.workload.operations <= 100, "{}", shrunk.plan.workload.operations);
         assert_eq!(shrunk.plan.workload.clients, 1);
+        assert_eq!(shrunk.plan.options.members, 1);
         assert!(!shrunk.plan.actions.iter().any(|a| matches!(a.fault, Fault::Loss { .. })));
     }
 }

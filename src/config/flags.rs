@@ -132,6 +132,12 @@ pub const FLAGS: &[Flag] = &[
         "5s",
         "Clients are served after this time even without a cluster that agrees.",
     ),
+    on(
+        "flight-recorder-bytes",
+        Uint,
+        "8388608",
+        "Own: bytes of the flight recorder in the data directory; 0 for none.",
+    ),
     on("log-level", Text, "info", "debug, info, warn, error, panic or fatal."),
     on("log-format", Text, "json", "'json' or 'console'."),
     ignored("logger", Text, "zap"),

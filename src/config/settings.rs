@@ -75,6 +75,8 @@ pub struct Config {
     pub grpc_keepalive_timeout: Duration,
     pub watch_progress_notify_interval: Duration,
     pub wait_cluster_ready_timeout: Duration,
+    /// What the flight recorder may keep in the data directory; 0 for no recorder.
+    pub flight_recorder_bytes: u64,
     /// Those that were named, by name.
     pub feature_gates: BTreeMap<String, bool>,
     pub log_level: LogLevel,
@@ -278,6 +280,7 @@ impl Raw {
             grpc_keepalive_timeout: self.duration("grpc-keepalive-timeout"),
             watch_progress_notify_interval: self.duration("watch-progress-notify-interval"),
             wait_cluster_ready_timeout: self.duration("wait-cluster-ready-timeout"),
+            flight_recorder_bytes: self.uint("flight-recorder-bytes"),
             feature_gates: parse_gates(self.text("feature-gates"))?,
             log_level: self.log_level()?,
             log_is_json: self.log_is_json()?,

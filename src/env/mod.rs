@@ -11,6 +11,7 @@
 
 pub mod clock;
 pub mod disk;
+pub mod flight;
 pub mod mem_disk;
 pub mod real_disk;
 pub mod recorder;

@@ -17,8 +17,10 @@ pub enum RoleName {
 /// One thing that happened on one member.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
-    /// The member starts with what its disk held: a log, and the state after entry `applied`.
+    /// The member with this id starts with what its disk held: a log, and the state after entry
+    /// `applied`.
     Recovered {
+        member: u64,
         term: u64,
         last_index: u64,
         commit: u64,
@@ -44,6 +46,16 @@ pub enum Event {
     Installed { index: u64, term: u64, revision: i64, state_hash: u64 },
     /// A write to the log has been outstanding for longer than an election timeout.
     SyncStalled { outstanding: Duration },
+    /// So many requests were proposed, here or at the leader.
+    Proposed { count: usize },
+    /// A heartbeat went to a peer and was answered.
+    RoundTrip { peer: u64, took: Duration },
+    /// The stream of messages to a peer broke, or it has been silent for too long.
+    PeerLost { peer: u64 },
+    /// A peer that was lost was heard again.
+    PeerBack { peer: u64 },
+    /// An alarm of a member was raised or cleared.
+    Alarm { member: u64, alarm: &'static str, raised: bool },
     /// The member stops, and why.
     Stopped { reason: String },
 }

@@ -5,6 +5,7 @@ use super::shared::Shared;
 use super::watch_stream;
 use crate::apply::outcome::Outcome;
 use crate::env::recorder;
+use crate::pb::etcdserverpb::{AlarmMember, AlarmType};
 use crate::pb::raftpb;
 use crate::raft::message::Entry;
 use std::sync::Arc;
@@ -83,6 +84,7 @@ fn apply_chunk(chunk: &[Entry], shared: &Shared) -> Vec<raftpb::ConfChange> {
     let now = shared.env.clock.now().since_start();
     let mut conf_changes = Vec::new();
     let mut state = shared.state_mut();
+    let alarms = state.alarms.list(AlarmType::None);
     for entry in chunk {
         shared.env.recorder.record(&recorder::Event::Committed {
             index: entry.index,
@@ -99,9 +101,21 @@ fn apply_chunk(chunk: &[Entry], shared: &Shared) -> Vec<raftpb::ConfChange> {
         conf_changes.extend(outcome.conf_change.take());
         deliver(outcome, shared);
     }
+    let alarms_after = state.alarms.list(AlarmType::None);
     drop(state);
+    note_alarms(shared, &alarms, &alarms_after);
     shared.metrics.proposals_applied_total.set(chunk.last().map_or(0, |e| e.index as i64));
     conf_changes
+}
+
+/// Reports the alarms that came and went.
+fn note_alarms(shared: &Shared, before: &[AlarmMember], after: &[AlarmMember]) {
+    let note = |alarm: &AlarmMember, raised| {
+        let (member, alarm) = (alarm.member_id, alarm.alarm().as_str_name());
+        shared.env.recorder.record(&recorder::Event::Alarm { member, alarm, raised });
+    };
+    after.iter().filter(|alarm| !before.contains(alarm)).for_each(|alarm| note(alarm, true));
+    before.iter().filter(|alarm| !after.contains(alarm)).for_each(|alarm| note(alarm, false));
 }
 
 /// Tells watchers first, callers second: a caller that sees its answer finds the event on its way.

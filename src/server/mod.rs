@@ -174,6 +174,7 @@ impl Server {
         let recovery = recover(&config, &env).await?;
         let Recovery { data_dir, wal, cluster_id, member_id, state, core, runs, next } = recovery;
         env.recorder.record(&recorder::Event::Recovered {
+            member: member_id,
             term: core.hard_state.term,
             last_index: core.entries.last().map_or(core.snapshot_index, |entry| entry.index),
             commit: core.hard_state.commit,

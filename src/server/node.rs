@@ -287,6 +287,7 @@ impl Node {
         }
         let count = batch.len();
         self.core.propose(batch)?;
+        self.shared.env.recorder.record(&recorder::Event::Proposed { count });
         let mut pending = self.shared.pending();
         for (id, _) in self.unsent.drain(..count) {
             pending.sent(id);

@@ -7,6 +7,7 @@ use super::snapshots::Outgoing;
 use super::wire;
 use crate::pb::raftpb as pb;
 use crate::pb::raftpb::peer_server::Peer;
+use crate::raft::message::Message;
 use futures::stream::BoxStream;
 use std::sync::Arc;
 use std::task::Poll;
@@ -68,9 +69,10 @@ impl Peer for PeerService {
             return Ok(Response::new(pb::PeerClosed { reason, removed: true }));
         }
         while let Some(batch) = stream.message().await? {
-            self.peers.heard(from);
             let messages = batch.messages.into_iter().filter_map(|m| wire::decode(from, to, m));
-            if self.shared.inbox.send(Event::Peer(messages.collect())).await.is_err() {
+            let messages: Vec<Message> = messages.collect();
+            self.peers.heard(from, &messages);
+            if self.shared.inbox.send(Event::Peer(messages)).await.is_err() {
                 return Err(Status::unavailable("this member is stopping"));
             }
         }

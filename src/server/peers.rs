@@ -9,9 +9,10 @@ use super::event::Event;
 use super::shared::Shared;
 use super::wire;
 use crate::env::clock::Mono;
+use crate::env::recorder;
 use crate::pb::raftpb::peer_client::PeerClient;
 use crate::pb::raftpb::{Member, PeerBatch, PeerClosed, PeerHeader};
-use crate::raft::message::{Message, NodeId};
+use crate::raft::message::{Message, NodeId, Payload};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
@@ -38,6 +39,10 @@ struct Peer {
     task: JoinHandle<()>,
     /// When this member last heard from it, over the stream that the peer opened.
     heard: Mono,
+    /// Messages to it were lost, and nothing was heard since.
+    lost: bool,
+    /// When the oldest heartbeat left that it has not answered.
+    asked: Option<Mono>,
 }
 
 /// The other members, and how to reach them.
@@ -68,7 +73,8 @@ impl Peers {
         let link = Link { id, urls: urls.to_vec(), next_url: 0, peers: self.clone() };
         let task = tokio::spawn(link.run(waiting));
         let heard = self.shared.env.clock.now();
-        let before = peers.insert(id, Peer { urls: urls.to_vec(), queue, task, heard });
+        let before = peers
+            .insert(id, Peer { urls: urls.to_vec(), queue, task, heard, lost: false, asked: None });
         if let Some(before) = before {
             before.task.abort();
         }
@@ -109,8 +115,14 @@ impl Peers {
     /// Queues a message; never waits.
     pub fn send(&self, message: Message) {
         let to = message.to;
-        let full = match self.lock().get(&to) {
-            Some(peer) => peer.queue.try_send(message).is_err(),
+        let asks = matches!(message.payload, Payload::Heartbeat { .. });
+        let full = match self.lock().get_mut(&to) {
+            Some(peer) => {
+                if asks && peer.asked.is_none() {
+                    peer.asked = Some(self.shared.env.clock.now());
+                }
+                peer.queue.try_send(message).is_err()
+            }
             // A member that has left: nobody waits for this.
             None => false,
         };
@@ -119,12 +131,43 @@ impl Peers {
         }
     }
 
-    /// Notes that a peer was heard from.
-    pub fn heard(&self, id: NodeId) {
+    /// Notes that a peer was heard from, and whether it answers a heartbeat.
+    pub fn heard(&self, id: NodeId, messages: &[Message]) {
         let now = self.shared.env.clock.now();
-        if let Some(peer) = self.lock().get_mut(&id) {
-            peer.heard = now;
+        let answers = |m: &Message| matches!(m.payload, Payload::HeartbeatResponse { .. });
+        let (was_lost, asked) = match self.lock().get_mut(&id) {
+            Some(peer) => {
+                peer.heard = now;
+                let asked = messages.iter().any(answers).then(|| peer.asked.take()).flatten();
+                (std::mem::replace(&mut peer.lost, false), asked)
+            }
+            None => return,
+        };
+        if was_lost {
+            self.shared.env.recorder.record(&recorder::Event::PeerBack { peer: id });
         }
+        if let Some(asked) = asked {
+            let took = now - asked;
+            let to = format!("{id:x}");
+            let metric = &self.shared.metrics.peer_round_trip_time_seconds;
+            metric.with_label_values(&[&to]).observe(took.as_secs_f64());
+            self.shared.env.recorder.record(&recorder::Event::RoundTrip { peer: id, took });
+        }
+    }
+
+    /// Notes that messages to a peer were lost.
+    fn lost(&self, id: NodeId) {
+        let first = match self.lock().get_mut(&id) {
+            Some(peer) => {
+                peer.asked = None;
+                !std::mem::replace(&mut peer.lost, true)
+            }
+            None => false,
+        };
+        if first {
+            self.shared.env.recorder.record(&recorder::Event::PeerLost { peer: id });
+        }
+        self.report_unreachable(id);
     }
 
     fn last_heard(&self, id: NodeId) -> Option<Mono> {
@@ -166,7 +209,7 @@ impl Link {
             self.stream(first, &mut queue).await;
             // What waited for the stream that broke is stale: Raft sends again what matters.
             while queue.try_recv().is_ok() {}
-            self.peers.report_unreachable(self.id);
+            self.peers.lost(self.id);
             let pause = self.peers.shared.election_timeout / 10;
             self.peers.shared.env.clock.sleep(pause).await;
         }

@@ -14,6 +14,7 @@ use std::sync::Arc;
 /// <root>/lock                    held by the process that uses the directory
 /// <root>/member/wal/             segments of the log
 /// <root>/member/runs/            runs and manifests
+/// <root>/flight/                 the flight recorder's; nothing here depends on it
 /// ```
 pub struct DataDir {
     disk: Arc<dyn Disk>,

@@ -168,6 +168,12 @@ impl Fold<'_> {
         self.marks.push(Mark { at, member, kind, words });
     }
 
+    /// What a member is called that has this id.
+    fn name(&self, id: u64) -> String {
+        let member = self.record.ids.get(&id);
+        member.map_or_else(|| format!("{id:x}"), |member| self.record.names[*member].clone())
+    }
+
     /// What happens to one member's process.
     fn process(&mut self, at: Micros, member: usize, what: &What) {
         let lane = &mut self.lanes[member];
@@ -206,7 +212,7 @@ impl Fold<'_> {
         let slow = micros(self.record.slow_sync);
         let lane = &mut self.lanes[member];
         let mark = match event {
-            Event::Recovered { term, last_index, commit, applied } => {
+            Event::Recovered { term, last_index, commit, applied, .. } => {
                 (lane.commit, lane.applied, lane.durable) = (*commit, *applied, *last_index);
                 lane.point(at);
                 let words = format!("recovers: term {term}, log to {last_index}, commit {commit}");
@@ -259,6 +265,17 @@ impl Fold<'_> {
                 lane.point(at);
                 Some((Kind::Snapshot, format!("installed entry {index}, revision {revision}")))
             }
+            Event::PeerLost { peer } => {
+                Some((Kind::Links, format!("loses touch with {}", self.name(*peer))))
+            }
+            Event::PeerBack { peer } => {
+                Some((Kind::Links, format!("hears {} again", self.name(*peer))))
+            }
+            Event::Alarm { member, alarm, raised } => {
+                let verb = if *raised { "raised" } else { "cleared" };
+                Some((Kind::Other, format!("alarm {alarm} of {} {verb}", self.name(*member))))
+            }
+            Event::Proposed { .. } | Event::RoundTrip { .. } => None,
             Event::Stopped { reason } => {
                 lane.end_process(at, State::Down);
                 Some((Kind::Crash, format!("stops: {reason}")))

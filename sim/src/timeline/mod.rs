@@ -116,6 +116,8 @@ pub enum Kind {
     Disk,
     Fault,
     Snapshot,
+    /// What the members see of each other.
+    Links,
     Other,
 }
 

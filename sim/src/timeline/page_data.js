@@ -11,7 +11,7 @@ const STATES = {
 };
 const KINDS = {
   election: "elections", process: "starts", crash: "crashes", disk: "disk", fault: "faults",
-  snapshot: "checkpoints", other: "other",
+  snapshot: "checkpoints", links: "links", other: "other",
 };
 const ANSWERS = {
   done: "answered", refused: "refused", failed: "failed", unknown: "outcome unknown",

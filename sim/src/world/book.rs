@@ -251,7 +251,8 @@ impl SharedBook {
     }
 
     fn recovered(&self, member: usize, event: &Event) {
-        let Event::Recovered { term, last_index, commit, applied, revision, state_hash } = event
+        let Event::Recovered { term, last_index, commit, applied, revision, state_hash, .. } =
+            event
         else {
             unreachable!("{event:?} is no recovery")
         };
@@ -282,7 +283,9 @@ impl SharedBook {
 
     fn record(&self, member: usize, event: &Event) {
         let at = self.now();
-        self.keep(Some(member), || What::Reported(event.clone()));
+        if !matches!(event, Event::Proposed { .. } | Event::RoundTrip { .. }) {
+            self.keep(Some(member), || What::Reported(event.clone()));
+        }
         match event {
             Event::Recovered { .. } => self.recovered(member, event),
             Event::RoleChanged { role, term, leader } => {
@@ -358,6 +361,12 @@ impl SharedBook {
                 self.line(format_args!("m{member} sync outstanding for {outstanding:?}"));
                 self.reach("slow sync reported");
             }
+            // They say what the members saw of each other, for the timeline.
+            Event::Proposed { .. }
+            | Event::RoundTrip { .. }
+            | Event::PeerLost { .. }
+            | Event::PeerBack { .. }
+            | Event::Alarm { .. } => {}
             Event::Stopped { reason } => self.line(format_args!("m{member} stops: {reason}")),
         }
     }
