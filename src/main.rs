@@ -9,7 +9,7 @@ use detcd::config::settings::{self, ClusterState, Config, ConfigError, LogLevel,
 use detcd::config::url::{self, Url};
 use detcd::env::Env;
 use detcd::env::clock::RealClock;
-use detcd::env::flight::FlightRecorder;
+use detcd::env::flight::Recording;
 use detcd::env::flight::line::Writer;
 use detcd::env::real_disk::RealDisk;
 use detcd::env::recorder::{NoRecorder, Recorder};
@@ -141,23 +141,44 @@ async fn bind_all(urls: &[Url], whom: &str) -> Result<Vec<TcpListener>, String> 
 }
 
 async fn serve(config: Config) -> Result<(), String> {
-    let mut interrupt = on(SignalKind::interrupt())?;
-    let mut terminate = on(SignalKind::terminate())?;
+    let interrupt = on(SignalKind::interrupt())?;
+    let terminate = on(SignalKind::terminate())?;
     let listeners = Listeners::bind(&config).await?;
     check_joining(&config)?;
     // The one place where chance enters the daemon: all streams of chance begin at this seed.
     #[expect(clippy::disallowed_methods)]
     let seed = rand::random();
     let clock = Arc::new(RealClock::new());
-    let recorder = start_flight_recorder(&config, &clock);
+    let flight = record_flight(&config, &clock);
+    let recorder: Arc<dyn Recorder> = match &flight {
+        Some(flight) => flight.recorder.clone(),
+        None => Arc::new(NoRecorder),
+    };
     let env = Env { clock, disk: Arc::new(RealDisk), seed, recorder };
-    let server = Server::start(server_config(&config), env).await.map_err(|e| e.to_string())?;
+    let started = Server::start(server_config(&config), env).await.map_err(|e| e.to_string());
+    let ended = match started {
+        Ok(server) => run_until_told(server, listeners, &config, [interrupt, terminate]).await,
+        Err(reason) => Err(reason),
+    };
+    if let Some(flight) = flight {
+        flight.finish(ended.as_ref().err(), RUNTIME_STOP).await;
+    }
+    ended
+}
+
+/// Serves until a signal comes, or until the server stops of itself.
+async fn run_until_told(
+    server: Server,
+    listeners: Listeners,
+    config: &Config,
+    [mut interrupt, mut terminate]: [Signal; 2],
+) -> Result<(), String> {
     let ended = tokio::select! {
         biased;
         _ = interrupt.recv() => Ok(()),
         _ = terminate.recv() => Ok(()),
         reason = server.stopped() => told(reason),
-        () = listen(&server, listeners, &config) => Ok(()),
+        () = listen(&server, listeners, config) => Ok(()),
     };
     tracing::info!("stopping");
     server.stop().await;
@@ -165,10 +186,10 @@ async fn serve(config: Config) -> Result<(), String> {
 }
 
 /// Begins the recording in the data directory, unless that is turned off.
-fn start_flight_recorder(config: &Config, clock: &Arc<RealClock>) -> Arc<dyn Recorder> {
+fn record_flight(config: &Config, clock: &Arc<RealClock>) -> Option<Recording> {
     let bytes = config.flight_recorder_bytes;
     if bytes == 0 {
-        return Arc::new(NoRecorder);
+        return None;
     }
     let writer = Writer {
         name: config.name.clone(),
@@ -177,11 +198,8 @@ fn start_flight_recorder(config: &Config, clock: &Arc<RealClock>) -> Arc<dyn Rec
         election_ms: config.election_ms,
         ..Writer::default()
     };
-    let recorder = FlightRecorder::new(clock.clone(), writer);
     let dir = Path::new(&config.data_dir).join("flight");
-    let writing = recorder.clone();
-    tokio::spawn(async move { writing.write(Arc::new(RealDisk), &dir, bytes).await });
-    recorder
+    Some(Recording::start(Arc::new(RealDisk), clock.clone(), writer, dir, bytes))
 }
 
 fn on(kind: SignalKind) -> Result<Signal, String> {

@@ -7,6 +7,7 @@ mod client;
 mod input;
 mod kill;
 mod quorum;
+mod recording;
 
 use std::path::PathBuf;
 

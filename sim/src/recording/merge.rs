@@ -24,7 +24,7 @@ pub fn merge(recordings: &[Recording], cast: &Cast, troubles: &[Trouble]) -> Rec
             }
         }
     }
-    merge.seen_by_others(recordings, cast);
+    merge.seen_by_others(recordings, cast, troubles);
     for (number, trouble) in troubles.iter().enumerate() {
         merge.trouble(number, trouble, cast);
     }
@@ -118,24 +118,28 @@ impl Merge {
         self.push(at, Some(member), What::Reported(event));
     }
 
-    /// What those that recorded tell of those that did not: who led.
-    fn seen_by_others(&mut self, recordings: &[Recording], cast: &Cast) {
+    /// What those that recorded tell of those that did not: who led, and that the others followed.
+    fn seen_by_others(&mut self, recordings: &[Recording], cast: &Cast, troubles: &[Trouble]) {
         let mut lines: Vec<_> =
             recordings.iter().flat_map(|r| &r.lives).flat_map(|life| &life.lines).collect();
         lines.sort_by_key(|said| said.at);
-        let mut leading: Option<usize> = None;
+        let mut known = (0, 0);
         for said in lines {
             let line::What::Role { term, leader, .. } = &said.what else { continue };
-            let leader_id = id_of(leader);
-            let named = cast.ids.get(&leader_id).copied().filter(|m| *m >= cast.recorded);
-            if leader_id != 0 && named != leading {
-                for (member, role) in [(leading, RoleName::Follower), (named, RoleName::Leader)] {
-                    if member.is_some() {
-                        let event = Event::RoleChanged { role, term: *term, leader: leader_id };
-                        self.push(said.at, member, What::Reported(event));
-                    }
+            let (term, leader) = (*term, id_of(leader));
+            if leader == 0 || std::mem::replace(&mut known, (term, leader)) == (term, leader) {
+                continue;
+            }
+            for member in cast.recorded..cast.names.len() {
+                let is_down = troubles.iter().any(|trouble| {
+                    trouble.member == member && (trouble.from..trouble.to).contains(&said.at)
+                });
+                let leads = cast.ids.get(&leader) == Some(&member);
+                let role = if leads { RoleName::Leader } else { RoleName::Follower };
+                if !is_down {
+                    let event = Event::RoleChanged { role, term, leader };
+                    self.push(said.at, Some(member), What::Reported(event));
                 }
-                leading = named;
             }
         }
     }

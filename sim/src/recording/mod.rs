@@ -8,6 +8,8 @@
 pub mod merge;
 /// From what went wrong to a plan.
 pub mod replan;
+#[cfg(test)]
+mod tests;
 /// What went wrong, when and for how long.
 pub mod trouble;
 
@@ -141,7 +143,7 @@ impl Recording {
 }
 
 #[cfg(test)]
-mod tests {
+mod reading {
     use super::*;
 
     fn segment(name: &str, wall_us: u64, mono_us: u64, whats: &[What]) -> String {

@@ -146,7 +146,9 @@ fn lost_by_others(
 /// Stalls, pauses and jumps within one life.
 fn of_life(member: usize, life: &Life, found: &mut Vec<Trouble>) {
     let mut outstanding: Option<WallMicros> = None;
-    for Said { at, what } in &life.lines {
+    // A process that is starting has much to do at once, and nobody counts on it yet.
+    let running = life.lines.iter().skip_while(|said| !matches!(said.what, What::Start { .. }));
+    for Said { at, what } in running {
         let trouble = match what {
             What::SlowSync { took_us } => {
                 outstanding = None;

@@ -73,7 +73,8 @@ fn seconds(micros: u64) -> String {
 fn leaders(out: &mut String, timeline: &Timeline) {
     let gaps = timeline.leaderless(HANDOVER_MAX);
     let total: u64 = gaps.iter().map(|(from, to)| to - from).sum();
-    line(out, format_args!("{} times without a leader, {} in all", gaps.len(), length(total)));
+    let times = if gaps.len() == 1 { "time" } else { "times" };
+    line(out, format_args!("{} {times} without a leader, {} in all", gaps.len(), length(total)));
     for (from, to) in gaps {
         let met = timeline.calls.iter().filter(|call| call.from >= from && call.from < to);
         let (mut done, mut not) = (0, 0);

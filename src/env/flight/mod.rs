@@ -19,10 +19,11 @@ use crate::env::recorder::{Event, Recorder};
 use line::{FORMAT, Line, RoundTrips, Summary, What, Writer, id_text, role_text};
 use ring::Ring;
 use std::collections::{BTreeMap, VecDeque};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 use tokio::sync::Notify;
+use tokio::task::JoinHandle;
 
 /// Lines that may wait for the disk.
 const QUEUE_LINES: usize = 4096;
@@ -36,6 +37,42 @@ const JUMP_MIN: Duration = Duration::from_millis(100);
 const LATE_MIN: Duration = Duration::from_millis(500);
 /// A write that takes longer than this is told of.
 const SLOW_WRITE: Duration = Duration::from_millis(500);
+
+/// A recorder and the task that writes.
+pub struct Recording {
+    pub recorder: Arc<FlightRecorder>,
+    writing: JoinHandle<()>,
+}
+
+impl Recording {
+    /// Begins a recording of about `bytes` in `dir`; `writer` says who records.
+    pub fn start(
+        disk: Arc<dyn Disk>,
+        clock: Arc<dyn Clock>,
+        writer: Writer,
+        dir: PathBuf,
+        bytes: u64,
+    ) -> Recording {
+        let recorder = FlightRecorder::new(clock, writer);
+        let pen = recorder.clone();
+        let writing = tokio::spawn(async move { pen.write(disk, &dir, bytes).await });
+        Recording { recorder, writing }
+    }
+
+    /// Waits for the last words to be written, but no longer than `limit`: the disk may not take
+    /// them.
+    pub async fn finish(self, failure: Option<&String>, limit: Duration) {
+        if let Some(reason) = failure {
+            self.recorder.record(&Event::Stopped { reason: reason.clone() });
+        }
+        self.recorder.finish();
+        tokio::select! {
+            biased;
+            _written = self.writing => {}
+            () = self.recorder.clock.sleep(limit) => {}
+        }
+    }
+}
 
 /// Listens to a member, and writes down what it hears.
 pub struct FlightRecorder {
@@ -55,6 +92,8 @@ struct State {
     vote: (u64, u64),
     /// A line says already that a sync is outstanding.
     stalled: bool,
+    /// What is queued is the last of it.
+    finishing: bool,
 }
 
 /// What the next summary is made of.
@@ -98,7 +137,13 @@ impl FlightRecorder {
         self.queued.notify_one();
     }
 
-    /// Writes what is recorded into a ring of about `bytes` in `dir`, for as long as it is polled.
+    /// Lets `write` end once it has written what is queued.
+    pub fn finish(&self) {
+        self.state().finishing = true;
+        self.queued.notify_one();
+    }
+
+    /// Writes what is recorded into a ring of about `bytes` in `dir`, until it is told to finish.
     pub async fn write(self: Arc<Self>, disk: Arc<dyn Disk>, dir: &Path, bytes: u64) {
         let mut pen = Pen { ring: Some(Ring::new(disk, dir, bytes)), failed: None };
         let mut due = self.clock.now() + PERIOD;
@@ -114,7 +159,11 @@ impl FlightRecorder {
                 }
                 () = self.queued.notified() => {}
             }
+            let last = self.state().finishing;
             pen.write(&self).await;
+            if last {
+                return;
+            }
         }
     }
 

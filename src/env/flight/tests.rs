@@ -29,7 +29,9 @@ impl Setup {
         let disk: Arc<dyn Disk> = Arc::new(self.disk.clone());
         tokio::select! {
             biased;
-            () = self.recorder.clone().write(disk, Path::new(DIR), 1 << 20) => unreachable!(),
+            () = self.recorder.clone().write(disk, Path::new(DIR), 1 << 20) => {
+                panic!("nobody said that it should finish")
+            }
             done = work => done,
         }
     }
@@ -150,6 +152,17 @@ async fn what_a_full_disk_cost_is_said_once_there_is_room_again() {
             assert!(lines >= 2 && for_us >= 1_000_000, "{lines} lines, {for_us} us");
         })
         .await;
+}
+
+#[tokio::test]
+async fn the_last_words_are_written_before_it_finishes() {
+    let setup = setup();
+    setup.recorder.record(&Event::Stopped { reason: "Requested".into() });
+    setup.recorder.finish();
+    let disk: Arc<dyn Disk> = Arc::new(setup.disk.clone());
+    setup.recorder.clone().write(disk, Path::new(DIR), 1 << 20).await;
+    let last = setup.lines().pop().map(|line| line.what);
+    assert_eq!(last, Some(What::Stop { reason: "Requested".into() }));
 }
 
 #[test]

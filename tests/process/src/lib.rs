@@ -3,6 +3,8 @@
 //! The program may be detcd or etcd: both are started with the same flags. Nothing here needs
 //! more than the standard library, so tests and measurements share it at no cost.
 
+/// The simulator, as a program.
+pub mod simulator;
 /// What a process used, from `/proc`.
 pub mod usage;
 
