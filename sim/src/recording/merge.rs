@@ -160,8 +160,7 @@ impl Merge {
         let mut members = vec![member];
         match trouble.kind {
             Kind::Down => {
-                let loss = if member < cast.recorded { Loss::Killed } else { Loss::OutOfReach };
-                self.push(trouble.from, Some(member), What::Ended(loss));
+                self.push(trouble.from, Some(member), What::Ended(Loss::Gone));
                 if member >= cast.recorded {
                     self.push(trouble.to, Some(member), What::Started);
                 }

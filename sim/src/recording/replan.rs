@@ -120,6 +120,7 @@ fn outline(recordings: &[Recording], cast: &Cast) -> Plan {
             fsync_us: (sync / 2, sync * 2),
             clock_rates: vec![1000; members],
             wal_segment_bytes: 1 << 20,
+            checkpoint_entries: 10_000,
             ..Options::draw(0, Mode::Lite)
         },
         workload: Workload {

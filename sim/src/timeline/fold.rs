@@ -196,7 +196,7 @@ impl Fold<'_> {
                          durable to {durable}",
                         lost.changes, lost.torn, lost.names
                     ),
-                    Loss::OutOfReach => "out of reach of the others".to_string(),
+                    Loss::Gone => "is gone".to_string(),
                 };
                 self.mark(at, Some(member), Kind::Crash, words);
             }

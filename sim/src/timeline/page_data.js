@@ -96,10 +96,11 @@ const lowestIndex = Math.min(
 
 function describe() {
   const verdict = element("verdict");
-  verdict.className = data.violation ? "broken" : "held";
+  const recorded = data.wall_ms !== null;
+  verdict.className = data.violation ? "broken" : recorded ? "recorded" : "held";
   verdict.textContent = data.violation
     ? `${data.violation.guarantee} broken at ${moment(data.violation.at)}`
-    : "no guarantee broken";
+    : recorded ? "recorded by a real cluster" : "no guarantee broken";
   const facts = element("facts");
   for (const [name, text] of data.facts) {
     const value = document.createElement(name === "story" ? "span" : "b");

@@ -48,8 +48,8 @@ pub enum Loss {
     /// The page cache lives on, so that nothing is lost that was ever written.
     Killed,
     PowerCut(Lost),
-    /// What others say of a member that told nothing itself.
-    OutOfReach,
+    /// It is no longer heard of, and nobody says why.
+    Gone,
 }
 
 /// What a power cut took away of what was never called durable.

@@ -23,6 +23,9 @@ pub fn story(timeline: &Timeline) -> String {
             &mut out,
             format_args!("BROKEN at {}: {}: {}", length(flag.at), flag.guarantee, flag.words),
         ),
+        None if timeline.wall_ms.is_some() => {
+            line(&mut out, format_args!("recorded by a real cluster: no guarantee was checked"));
+        }
         None => line(&mut out, format_args!("no guarantee was broken")),
     }
     out
