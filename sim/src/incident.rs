@@ -65,6 +65,24 @@ impl Incident {
     }
 }
 
+/// Replays every incident of a directory: what was fixed stays fixed.
+pub fn hold(dir: &Path) -> Result<(), String> {
+    let failed = |error| format!("{}: {error}", dir.display());
+    let mut paths = Vec::new();
+    for entry in std::fs::read_dir(dir).map_err(failed)? {
+        paths.push(entry.map_err(failed)?.path());
+    }
+    paths.sort();
+    for path in &paths {
+        let incident = Incident::read(&path.to_string_lossy())?;
+        if let Some(violation) = run::run(&incident.plan, false).violation {
+            return Err(format!("incident {}: {violation}", incident.name));
+        }
+    }
+    println!("{} incidents hold", paths.len());
+    Ok(())
+}
+
 /// Tells a record and writes its page.
 pub fn publish(
     record: &Record,

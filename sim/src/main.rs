@@ -200,11 +200,12 @@ fn until_failure(arguments: &Arguments) -> Result<(), String> {
     Ok(())
 }
 
-/// The sweep of every day, the hashes in the tree, and one seed twice.
+/// The sweep of every day, the hashes and the incidents in the tree, and two seeds twice.
 fn everyday(arguments: &Arguments) -> Result<(), String> {
     if let Some(file) = arguments.files.first() {
         hashes(file)?;
     }
+    incident::hold(Path::new("sim/incidents"))?;
     for seed in [1, 2] {
         twice(&Plan::draw(seed, None))?;
     }
