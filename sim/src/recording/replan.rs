@@ -108,21 +108,20 @@ fn outline(recordings: &[Recording], cast: &Cast) -> Plan {
     let one_way = (median(means, 1_000) / 2).clamp(50, 200_000);
     let syncs = summaries(recordings).filter(|(_, s)| s.syncs > 0).map(|(_, s)| s.sync_mean_us);
     let sync = median(syncs.collect(), 2_000).clamp(50, 100_000);
+    let mut options = Options::draw(0, Mode::Lite);
+    options.members = members;
+    options.heartbeat_ms = writer.heartbeat_ms.max(1);
+    options.election_ms = writer.election_ms.max(5);
+    options.latency_us = (one_way / 2, one_way * 2);
+    options.fsync_us = (sync / 2, sync * 2);
+    options.clock_rates = vec![1000; members];
+    options.wal_segment_bytes = 1 << 20;
+    options.checkpoint_entries = 10_000;
     Plan {
         seed: 0,
         mode: Mode::Safety,
         duration_ms: 0,
-        options: Options {
-            members,
-            heartbeat_ms: writer.heartbeat_ms.max(1),
-            election_ms: writer.election_ms.max(5),
-            latency_us: (one_way / 2, one_way * 2),
-            fsync_us: (sync / 2, sync * 2),
-            clock_rates: vec![1000; members],
-            wal_segment_bytes: 1 << 20,
-            checkpoint_entries: 10_000,
-            ..Options::draw(0, Mode::Lite)
-        },
+        options,
         workload: Workload {
             clients: 4,
             operations: 0,

@@ -186,6 +186,8 @@ impl Fold<'_> {
                 lane.end_process(at, State::Out);
                 self.mark(at, Some(member), Kind::Crash, format!("does not start: {reason}"));
             }
+            // It never came up: there is nothing more to lose.
+            What::Ended(_) if lane.open.state == State::Out => {}
             What::Ended(loss) => {
                 let durable = lane.durable;
                 lane.end_process(at, State::Down);
