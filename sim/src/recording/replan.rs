@@ -5,7 +5,7 @@
 //! leads in the plan too, by a transfer. Elections have chance in them, so of a few seeds the one
 //! is taken whose longest time without a leader comes closest to the recorded one.
 
-use crate::options::{Mode, Options, Weights, Workload};
+use crate::options::{Checkpoints, Mode, Options, Weights, Workload};
 use crate::plan::{Action, Fault, Plan, Shape, Target};
 use crate::recording::trouble::{Cast, Kind, Trouble};
 use crate::recording::{Recording, WallMicros};
@@ -117,6 +117,7 @@ fn outline(recordings: &[Recording], cast: &Cast) -> Plan {
     options.clock_rates = vec![1000; members];
     options.wal_segment_bytes = 1 << 20;
     options.checkpoint_entries = 10_000;
+    options.checkpoints = Checkpoints::default();
     Plan {
         seed: 0,
         mode: Mode::Safety,
