@@ -198,6 +198,9 @@ family! {
         /// By member and type of alarm.
         alarms: gauges("Raised alarms, by member and type.", &["server_id", "alarm_type"]),
     }
+    "detcd_" {
+        disk_full: gauge("1 while the disk of this member has no room."),
+    }
     "etcd_disk_" {
         wal_fsync_duration_seconds: histogram("How long a sync of the WAL takes.", DISK),
         wal_write_duration_seconds: histogram("How long a WAL write takes.", DISK),

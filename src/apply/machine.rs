@@ -133,7 +133,7 @@ impl StateMachine {
         if self.alarms.is_raised(AlarmType::Corrupt) && touches_data(op) {
             return Err(Error::Corrupt);
         }
-        if self.alarms.is_raised(AlarmType::Nospace) && needs_space(op) {
+        if self.alarms.is_raised(AlarmType::Nospace) && request::cost_bytes(op) > 0 {
             return Err(Error::NoSpace);
         }
         Ok(())
@@ -309,15 +309,6 @@ fn touches_data(op: &Op) -> bool {
             | Op::LeaseGrant(_)
             | Op::LeaseRevoke(_)
     )
-}
-
-/// Whether an operation takes room: what etcd's quota refuses (`etcdserver/apply`, `quotaApplier`).
-fn needs_space(op: &Op) -> bool {
-    match op {
-        Op::Put(_) | Op::LeaseGrant(_) => true,
-        Op::Txn(txn) => crate::alarm::txn_cost_bytes(txn) > 0,
-        _ => false,
-    }
 }
 
 /// The name of an operation that is not there yet.

@@ -1,5 +1,6 @@
 //! A request as the log holds it, and back.
 
+use crate::alarm::{LEASE_COST_BYTES, put_cost_bytes, txn_cost_bytes};
 use crate::pb::raftpb::{self, ConfChangeKind};
 use crate::raft::message::ConfChange;
 use bytes::Bytes;
@@ -21,6 +22,17 @@ pub fn decode(data: &Bytes) -> raftpb::Request {
     raftpb::Request::decode(data.clone()).unwrap_or_else(|error| {
         panic!("a log entry of {} bytes does not decode: {error}", data.len())
     })
+}
+
+/// What an operation costs against the quota; one that costs nothing passes while NOSPACE is
+/// raised (etcd, `etcdserver/apply`, `quotaApplier`).
+pub fn cost_bytes(op: &Op) -> u64 {
+    match op {
+        Op::Put(put) => put_cost_bytes(put),
+        Op::Txn(txn) => txn_cost_bytes(txn),
+        Op::LeaseGrant(_) => LEASE_COST_BYTES,
+        _ => 0,
+    }
 }
 
 /// Builds the bytes of a log entry of kind ConfChange.

@@ -37,6 +37,12 @@ pub enum Event {
     Installed { index: u64, term: u64, revision: i64, state_hash: u64 },
     /// A write to the log has been outstanding for longer than an election timeout.
     SyncStalled { outstanding: Duration },
+    /// This member's NOSPACE alarm was raised, or taken back, by itself.
+    OwnAlarm { raised: bool },
+    /// The leader is about to compact up to a revision without being asked.
+    AutoCompaction { revision: i64 },
+    /// The disk has no room for more of the log, or has some again.
+    DiskFull { full: bool },
     /// The member stops, and why.
     Stopped { reason: String },
 }

@@ -5,6 +5,7 @@ use super::shared::Shared;
 use super::watch_stream;
 use crate::apply::outcome::Outcome;
 use crate::env::recorder;
+use crate::pb::etcdserverpb::AlarmType;
 use crate::pb::raftpb;
 use crate::raft::message::Entry;
 use std::sync::Arc;
@@ -93,6 +94,8 @@ fn apply_chunk(chunk: &[Entry], shared: &Shared) -> Vec<raftpb::ConfChange> {
         conf_changes.extend(outcome.conf_change.take());
         deliver(outcome, shared);
     }
+    let alarmed = state.alarms.is_raised_by(shared.member_id, AlarmType::Nospace);
+    shared.space.applied(state.store.live_bytes(), alarmed);
     drop(state);
     shared.metrics.proposals_applied_total.set(chunk.last().map_or(0, |e| e.index as i64));
     conf_changes

@@ -108,6 +108,8 @@ impl Checkpointer {
         {
             self.shared.runs.append(run);
         }
+        // Also if the manifest finds no room: the next run goes on from here.
+        self.revision = self.revision.max(image.revision);
         drop(pin);
         let manifest = Manifest { runs: self.shared.runs.metas(), ..self.manifest(&image) };
         manifest.store(&*self.disk(), &self.dir).await?;

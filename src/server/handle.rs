@@ -232,6 +232,8 @@ impl Handle {
     /// was never sent; `Timeout` when its outcome is unknown.
     pub async fn propose(&self, caller: &Caller, op: Op) -> Result<Response> {
         self.admit_write(caller)?;
+        let live_bytes = self.shared.state().store.live_bytes();
+        self.shared.space.admit(live_bytes, request::cost_bytes(&op))?;
         let bytes = raftpb::Request { id: u64::MAX, op: None, ..Default::default() }.encoded_len()
             + op.encoded_len();
         if bytes > self.shared.limits.max_request_bytes {

@@ -19,6 +19,9 @@ impl Handle {
         if view.leader == 0 {
             errors.push("etcdserver: no leader".to_string());
         }
+        if shared.space.is_disk_full() {
+            errors.push("the disk of this member is full".to_string());
+        }
         for alarm in state.alarms.list(AlarmType::None) {
             let name = alarm.alarm().as_str_name();
             errors.push(format!("memberID:{} alarm:{name} ", alarm.member_id));
@@ -35,7 +38,7 @@ impl Handle {
             db_size_in_use: size,
             is_learner: view.is_learner,
             storage_version: CLUSTER_VERSION.to_string(),
-            db_size_quota: shared.quota_bytes,
+            db_size_quota: shared.space.quota().setting(),
             downgrade_info: Some(api::DowngradeInfo::default()),
         }
     }

@@ -6,6 +6,7 @@ use super::pending::Pending;
 use super::recipes::Abandoned;
 use super::runs::RunTable;
 use super::sent::Sent;
+use super::space::Space;
 use crate::apply::machine::StateMachine;
 use crate::env::Env;
 use crate::env::clock::Mono;
@@ -114,8 +115,8 @@ pub struct Shared {
     pub member_id: NodeId,
     pub limits: Limits,
     pub election_timeout: Duration,
-    /// Bytes of live data above which this member raises an alarm; 0 for none.
-    pub quota_bytes: i64,
+    /// The quota, and the room on the disk.
+    pub space: Space,
     pub metrics: Arc<Metrics>,
     /// The only inbox of the consensus task.
     pub inbox: mpsc::Sender<Event>,
@@ -157,7 +158,7 @@ pub struct Parts {
     pub member_id: NodeId,
     pub limits: Limits,
     pub election_timeout: Duration,
-    pub quota_bytes: i64,
+    pub space: Space,
     pub inbox: mpsc::Sender<Event>,
     pub state: StateMachine,
     pub checkpoints: CheckpointOptions,
@@ -187,7 +188,7 @@ impl Shared {
             member_id: parts.member_id,
             limits: parts.limits,
             election_timeout: parts.election_timeout,
-            quota_bytes: parts.quota_bytes,
+            space: parts.space,
             metrics: parts.metrics,
             inbox: parts.inbox,
             hub: Mutex::new(parts.hub),
