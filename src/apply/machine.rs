@@ -120,6 +120,7 @@ impl StateMachine {
     fn apply_request(&mut self, request: raftpb::Request, now: Duration) -> Outcome {
         let mut outcome = Outcome::refusal_or(request.id, Ok(Response::Done));
         let Some(op) = request.op else { return outcome };
+        outcome.op = request::name(&op);
         outcome.result = self.pass_gates(&op).and_then(|()| self.apply_op(op, now, &mut outcome));
         if let Err(error) = &outcome.result {
             assert!(error.is_deterministic(), "apply failed with the local failure {error:?}");
@@ -200,7 +201,7 @@ impl StateMachine {
                 self.hash_cluster();
                 Ok(self.member_list())
             }
-            op => Err(Error::Unimplemented(name(&op))),
+            op => Err(Error::Unimplemented(request::name(&op))),
         }
     }
 
@@ -309,12 +310,4 @@ fn touches_data(op: &Op) -> bool {
             | Op::LeaseGrant(_)
             | Op::LeaseRevoke(_)
     )
-}
-
-/// The name of an operation that is not there yet.
-fn name(op: &Op) -> &'static str {
-    match op {
-        Op::Downgrade(_) => "downgrade",
-        _ => "auth",
-    }
 }

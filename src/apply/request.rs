@@ -35,6 +35,26 @@ pub fn cost_bytes(op: &Op) -> u64 {
     }
 }
 
+/// The name of an operation, as etcd's metrics have it.
+pub fn name(op: &Op) -> &'static str {
+    match op {
+        Op::Put(_) => "Put",
+        Op::DeleteRange(_) => "DeleteRange",
+        Op::Txn(_) => "Txn",
+        Op::Compaction(_) => "Compaction",
+        Op::LeaseGrant(_) => "LeaseGrant",
+        Op::LeaseRevoke(_) => "LeaseRevoke",
+        Op::LeaseExpire(_) => "LeaseExpire",
+        Op::LeaseCheckpoint(_) => "LeaseCheckpoint",
+        Op::Alarm(_) => "Alarm",
+        Op::MemberAttributes(_) => "ClusterMemberAttrSet",
+        Op::ClusterVersion(_) => "ClusterVersionSet",
+        Op::Downgrade(_) => "DowngradeInfoSet",
+        Op::MemberUpdate(_) => "MemberUpdate",
+        _ => "Auth",
+    }
+}
+
 /// Builds the bytes of a log entry of kind ConfChange.
 pub fn encode_conf_change(change: &raftpb::ConfChange) -> Bytes {
     Bytes::from(change.encode_to_vec())

@@ -121,6 +121,8 @@ fn metrics(handle: &Handle) -> String {
     }
     metrics.id.with_label_values(&[&format!("{:x}", shared.member_id)]).set(1);
     metrics.version.with_label_values(&[ETCD_VERSION]).set(1);
+    let pins = i64::try_from(shared.sweep_pins.get()).unwrap_or(i64::MAX);
+    metrics.mvcc_db_open_read_transactions.set(pins);
     metrics.is_learner.set(i64::from(handle.view().is_learner));
     process::observe(metrics);
     metrics.render()

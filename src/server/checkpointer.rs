@@ -112,9 +112,10 @@ impl Checkpointer {
         self.revision = self.revision.max(image.revision);
         drop(pin);
         let manifest = Manifest { runs: self.shared.runs.metas(), ..self.manifest(&image) };
-        manifest.store(&*self.disk(), &self.dir).await?;
+        self.store(&manifest).await?;
         self.stored(&manifest, bytes).await?;
         let took = self.shared.env.clock.now() - started;
+        self.shared.metrics.snap_save_total_duration_seconds.observe(took.as_secs_f64());
         tracing::debug!(index = self.index, revision = self.revision, ?took, "checkpoint");
         self.shared.env.recorder.record(&recorder::Event::Checkpointed {
             index: self.index,
@@ -127,6 +128,16 @@ impl Checkpointer {
 
     pub(super) fn disk(&self) -> Arc<dyn Disk> {
         self.shared.env.disk.clone()
+    }
+
+    /// Makes a manifest durable.
+    pub(super) async fn store(&self, manifest: &Manifest) -> Result<(), StorageError> {
+        let begun = self.shared.env.clock.now();
+        manifest.store(&*self.disk(), &self.dir).await?;
+        let took = (self.shared.env.clock.now() - begun).as_secs_f64();
+        self.shared.metrics.backend_commit_duration_seconds.observe(took);
+        self.shared.metrics.snap_fsync_duration_seconds.observe(took);
+        Ok(())
     }
 
     fn next_run(&mut self) -> u64 {
@@ -176,9 +187,12 @@ impl Checkpointer {
             }
         }
         let Some(writer) = writer else { return Ok(None) };
+        let begun = self.shared.env.clock.now();
         if writer.finish().await?.is_none() {
             return Ok(None);
         }
+        let took = (self.shared.env.clock.now() - begun).as_secs_f64();
+        self.shared.metrics.snap_db_fsync_duration_seconds.observe(took);
         self.shared.runs.open(Run::open(&*self.disk(), &self.dir, id)?);
         Ok(Some(id))
     }

@@ -111,6 +111,9 @@ impl LogWriter {
         let shared = &self.shared;
         let took = shared.env.clock.now() - started;
         shared.metrics.wal_fsync_duration_seconds.observe(took.as_secs_f64());
+        shared.metrics.wal_write_duration_seconds.observe(took.as_secs_f64());
+        let written = i64::try_from(self.wal.written_bytes()).unwrap_or(i64::MAX);
+        shared.metrics.wal_write_bytes_total.set(written);
         record(shared, &records, took);
         // Votes and acknowledgements are promises about what is on the disk: they leave now.
         for message in after {

@@ -9,7 +9,8 @@
 //!
 //! Beside the ring: `run_dir` owns the directory of runs, `ticker` turns the clock into ticks,
 //! `applier::compactor` removes what compactions killed, `auto_compactor` asks for them, `space`
-//! looks after quota and disk, `publish` announces the member. Callers come in through `handle`.
+//! looks after quota and disk, `prober` measures the way to the others, `publish` announces the
+//! member. Callers come in through `handle`.
 //!
 //! # Limits
 //!
@@ -29,6 +30,7 @@
 pub mod applier;
 pub mod auto_compactor;
 pub mod checkpointer;
+pub mod count;
 pub mod event;
 pub mod handle;
 pub mod installer;
@@ -40,6 +42,7 @@ pub mod node;
 pub mod peer_service;
 pub mod peers;
 pub mod pending;
+pub mod prober;
 pub mod publish;
 pub mod reads;
 pub mod recipes;
@@ -295,14 +298,14 @@ fn spawn_ring(parts: RingParts, shared: &Arc<Shared>, peers: &Arc<Peers>) -> Vec
     let checkpointer = Checkpointer::new(shared.clone(), peers.clone(), next, log.clone());
     let outlets = Outlets { peers: peers.clone(), log, apply, offers };
     let tick = heartbeat / ticker::TICKS_PER_HEARTBEAT;
-    let clock = shared.env.clock.clone();
     vec![
         tokio::spawn(Node::new(core, shared.clone(), outlets).run(events)),
         tokio::spawn(log_writer::run(wal, log_jobs, peers.clone(), shared.clone())),
         tokio::spawn(applier::run(apply_jobs, shared.clone())),
         tokio::spawn(applier::compactor(shared.clone())),
         tokio::spawn(run_dir::run(checkpointer, offered)),
-        tokio::spawn(ticker::run(clock, tick, shared.inbox.clone())),
+        tokio::spawn(ticker::run(tick, shared.clone())),
+        tokio::spawn(prober::run(shared.clone(), peers.clone())),
         tokio::spawn(watch_stream::catch_up(shared.clone())),
         tokio::spawn(lease_driver::run(shared.clone())),
         tokio::spawn(space::run(shared.clone())),
