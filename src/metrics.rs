@@ -109,6 +109,9 @@ macro_rules! family {
             $($($(#[$about])* pub $field: made_by!($make),)*)*
         }
 
+        /// The name of every metric but `grpc_server_*`.
+        pub const NAMES: &[&str] = &[$($(concat!($prefix, stringify!($field)),)*)*];
+
         impl Metrics {
             pub fn new() -> Metrics {
                 let registry = Registry::new();

@@ -105,9 +105,7 @@ impl LogWriter {
                 entries: std::mem::take(&mut write.entries),
             });
         }
-        while let Some(full) = full(self.wal.append(&records).await)? {
-            self.wait_for_room(full).await?;
-        }
+        self.append(&records).await?;
         let shared = &self.shared;
         let took = shared.env.clock.now() - started;
         shared.metrics.wal_fsync_duration_seconds.observe(took.as_secs_f64());
@@ -121,6 +119,14 @@ impl LogWriter {
         }
         // Without the consensus task the server is stopping.
         let _stopping = shared.inbox.send(Event::Persisted { seq }).await;
+        Ok(())
+    }
+
+    /// Makes the records durable, however long the disk is full.
+    async fn append(&mut self, records: &[WalBatch]) -> Result<(), StorageError> {
+        while let Some(full) = full(self.wal.append(records).await)? {
+            self.wait_for_room(full).await?;
+        }
         Ok(())
     }
 

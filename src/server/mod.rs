@@ -8,9 +8,9 @@
 //! - `peers` keeps one stream to each other member.
 //!
 //! Beside the ring: `run_dir` owns the directory of runs, `ticker` turns the clock into ticks,
-//! `applier::compactor` removes what compactions killed, `auto_compactor` asks for them, `space`
-//! looks after quota and disk, `prober` measures the way to the others, `publish` announces the
-//! member. Callers come in through `handle`.
+//! `applier::compactor` removes what compactions killed, `auto_compactor` asks for them,
+//! `space_driver` looks after quota and disk, `prober` measures the way to the others, `publish`
+//! announces the member. Callers come in through `handle`.
 //!
 //! # Limits
 //!
@@ -53,6 +53,7 @@ pub mod sent;
 pub mod shared;
 pub mod snapshots;
 pub mod space;
+pub mod space_driver;
 pub mod ticker;
 pub mod watch_stream;
 pub mod wire;
@@ -308,7 +309,7 @@ fn spawn_ring(parts: RingParts, shared: &Arc<Shared>, peers: &Arc<Peers>) -> Vec
         tokio::spawn(prober::run(shared.clone(), peers.clone())),
         tokio::spawn(watch_stream::catch_up(shared.clone())),
         tokio::spawn(lease_driver::run(shared.clone())),
-        tokio::spawn(space::run(shared.clone())),
+        tokio::spawn(space_driver::run(shared.clone())),
         tokio::spawn(keep_alive::run(shared.clone())),
         tokio::spawn(recipes::run(shared.clone())),
     ]

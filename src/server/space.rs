@@ -7,26 +7,16 @@
 //! the log may use what was set aside, so that deletes, compactions and the checkpoints behind
 //! them go through.
 
-use super::event::Event;
-use super::handle::{Caller, Handle};
-use super::shared::Shared;
 use crate::alarm::Quota;
-use crate::apply::request::Op;
 use crate::env::disk::Disk;
-use crate::env::recorder;
 use crate::error::{Error, Result};
 use crate::pb::etcdserverpb::alarm_request::AlarmAction;
-use crate::pb::etcdserverpb::{AlarmRequest, AlarmType};
 use crate::storage::reserve::Reserve;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard};
-use std::time::Duration;
-use tokio::sync::{Notify, oneshot};
+use tokio::sync::Notify;
 
-/// How long quota and disk may go unlooked at.
-const CHECK_INTERVAL: Duration = Duration::from_secs(1);
-
-/// What one server knows of its room. The applier and the log writer report; `run` acts.
+/// What one server knows of its room. The applier and the log writer report; `space_driver` acts.
 pub struct Space {
     quota: Quota,
     reserve: Reserve,
@@ -130,8 +120,30 @@ impl Space {
         })
     }
 
+    /// What to propose about this member's alarm, which is raised or not, with so much alive.
+    pub fn alarm_action(&self, live_bytes: u64, is_raised: bool) -> Option<AlarmAction> {
+        let relieved = self.quota.is_relieved(live_bytes);
+        let mut state = self.lock();
+        state.alarm_due &= !is_raised && !relieved;
+        match (state.alarm_due, is_raised && relieved) {
+            (true, _) => Some(AlarmAction::Activate),
+            (false, true) => Some(AlarmAction::Deactivate),
+            (false, false) => None,
+        }
+    }
+
+    /// Notes that what `alarm_action` said was applied.
+    pub fn alarm_changed(&self) {
+        self.lock().alarm_due = false;
+    }
+
+    /// Completes when there is something to look at before its time.
+    pub async fn changed(&self) {
+        self.changed.notified().await;
+    }
+
     /// Looks at the disk, and sets the reserve aside if there is room.
-    fn look_at_disk(&self) {
+    pub fn look_at_disk(&self) {
         let before = self.lock().disk_full;
         let free = match self.disk.free_bytes(&self.dir) {
             Ok(free) => free,
@@ -155,80 +167,6 @@ impl Space {
         if full != before {
             tracing::warn!(free, full, "the disk of this member");
         }
-    }
-}
-
-/// Looks after quota and disk; runs until the server stops.
-pub async fn run(shared: Arc<Shared>) {
-    let handle = Handle::new(shared.clone());
-    let mut known_full = false;
-    loop {
-        shared.space.look_at_disk();
-        let full = shared.space.is_disk_full();
-        if full != known_full {
-            known_full = full;
-            shared.metrics.disk_full.set(i64::from(full));
-            shared.env.recorder.record(&recorder::Event::DiskFull { full });
-            if full {
-                hand_over(&shared).await;
-            }
-        }
-        keep_alarm(&handle).await;
-        tokio::select! {
-            biased;
-            () = shared.space.changed.notified() => {}
-            () = shared.env.clock.sleep(CHECK_INTERVAL.min(shared.election_timeout)) => {}
-        }
-        if shared.stop_reason().is_some() {
-            return;
-        }
-    }
-}
-
-/// Asks the consensus task, once for each time that the disk fills up, to let somebody lead whose
-/// disk may have room.
-async fn hand_over(shared: &Arc<Shared>) {
-    if shared.view().is_leader {
-        let (done, _unheard) = oneshot::channel();
-        // Without the consensus task the server is stopping.
-        let _stopping = shared.inbox.send(Event::TransferLeader { target: 0, done }).await;
-    }
-}
-
-/// Raises this member's alarm if it is due, and takes it back if there is room again.
-async fn keep_alarm(handle: &Handle) {
-    let shared = handle.shared();
-    let (raised, relieved) = {
-        let state = shared.state();
-        let raised = state.alarms.is_raised_by(shared.member_id, AlarmType::Nospace);
-        (raised, shared.space.quota.is_relieved(state.store.live_bytes()))
-    };
-    let action = {
-        let mut state = shared.space.lock();
-        state.alarm_due &= !raised && !relieved;
-        match (state.alarm_due, raised && relieved) {
-            (true, _) => AlarmAction::Activate,
-            (false, true) => AlarmAction::Deactivate,
-            (false, false) => return,
-        }
-    };
-    if !handle.has_leader() {
-        return;
-    }
-    let request = AlarmRequest {
-        action: action.into(),
-        member_id: shared.member_id,
-        alarm: AlarmType::Nospace.into(),
-    };
-    match handle.propose(&Caller::default(), Op::Alarm(request)).await {
-        Ok(_) => {
-            tracing::warn!(?action, "NOSPACE alarm of this member");
-            shared.space.lock().alarm_due = false;
-            let raised = action == AlarmAction::Activate;
-            shared.env.recorder.record(&recorder::Event::OwnAlarm { raised });
-        }
-        // The next look decides anew.
-        Err(error) => tracing::warn!(%error, ?action, "the NOSPACE alarm was not proposed"),
     }
 }
 

@@ -7,6 +7,7 @@
 mod client;
 mod input;
 mod kill;
+mod metrics;
 mod quorum;
 mod space;
 
