@@ -159,8 +159,12 @@ impl Maintenance for MaintenanceService {
 
     async fn downgrade(
         &self,
-        _: Request<DowngradeRequest>,
+        request: Request<DowngradeRequest>,
     ) -> Result<Response<DowngradeResponse>, Status> {
-        self.front.absent(&self.downgrade, "Downgrade")
+        let work = |caller: Caller, request: DowngradeRequest| async move {
+            self.front.handle.check_voter()?;
+            self.front.handle.downgrade(&caller, &request).await
+        };
+        self.front.unary(&self.downgrade, request, work).await
     }
 }

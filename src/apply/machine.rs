@@ -194,6 +194,12 @@ impl StateMachine {
                 self.hash_cluster();
                 Ok(Response::Done)
             }
+            Op::Downgrade(downgrade) => {
+                let target = if downgrade.enabled { &*downgrade.target_version } else { "" };
+                self.members.set_downgrade_target(target);
+                self.hash_cluster();
+                Ok(Response::Done)
+            }
             Op::MemberUpdate(change) => {
                 self.members.validate(&change, usize::MAX)?;
                 self.members.apply(&change);

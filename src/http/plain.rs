@@ -2,7 +2,7 @@
 
 use crate::http::health::{self, Check};
 use crate::http::process;
-use crate::metrics::{CLUSTER_VERSION, ETCD_VERSION};
+use crate::metrics::ETCD_VERSION;
 use crate::pb::etcdserverpb::AlarmType;
 use crate::server::handle::Handle;
 use http_body_util::Full;
@@ -89,10 +89,11 @@ fn reply(status: StatusCode, kind: &'static str, text: String) -> Response<Body>
 fn version(handle: &Handle) -> String {
     let cluster = handle.cluster_version();
     let cluster = if cluster.is_empty() { "not_decided" } else { &cluster };
+    let storage = handle.storage_version();
     let own = env!("CARGO_PKG_VERSION");
     format!(
         "{{\"etcdserver\":\"{ETCD_VERSION}\",\"etcdcluster\":\"{cluster}\",\
-         \"storage\":\"{CLUSTER_VERSION}\",\"detcd\":\"{own}\"}}"
+         \"storage\":\"{storage}\",\"detcd\":\"{own}\"}}"
     )
 }
 

@@ -1,10 +1,11 @@
 //! What a server says about itself and its cluster.
 
 use super::handle::{Caller, Handle};
+use super::versions;
 use crate::apply::outcome::Response;
 use crate::apply::request::Op;
 use crate::error::{Error, Result};
-use crate::metrics::{CLUSTER_VERSION, ETCD_VERSION};
+use crate::metrics::ETCD_VERSION;
 use crate::pb::etcdserverpb::{self as api, AlarmType, ResponseHeader};
 use crate::pb::raftpb;
 
@@ -37,9 +38,12 @@ impl Handle {
             errors,
             db_size_in_use: size,
             is_learner: view.is_learner,
-            storage_version: CLUSTER_VERSION.to_string(),
+            storage_version: versions::storage(&state.members).to_string(),
             db_size_quota: shared.space.quota().setting(),
-            downgrade_info: Some(api::DowngradeInfo::default()),
+            downgrade_info: Some(api::DowngradeInfo {
+                enabled: state.members.downgrade_target().is_some(),
+                target_version: state.members.downgrade_target().unwrap_or("").to_string(),
+            }),
         }
     }
 

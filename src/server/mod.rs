@@ -55,6 +55,7 @@ pub mod snapshots;
 pub mod space;
 pub mod space_driver;
 pub mod ticker;
+pub mod versions;
 pub mod watch_stream;
 pub mod wire;
 
@@ -237,6 +238,7 @@ impl Server {
         let (name, client_urls) = (config.name, config.advertise_client_urls);
         let publish = publish::run(handle.clone(), name.clone(), client_urls.clone());
         tasks.push(tokio::spawn(publish));
+        tasks.push(tokio::spawn(versions::run(handle.clone())));
         let compactor = auto_compactor::run(handle.clone(), config.auto_compaction);
         tasks.push(tokio::spawn(compactor));
         Ok(Server { handle, peers, name, client_urls, tasks, _data_dir: data_dir })

@@ -53,7 +53,15 @@ async fn ask(shared: &Shared, peers: &Peers, id: NodeId, probe: &mut Probe) -> b
     let question = probe.client.info(InfoRequest { header: Some(peers.header(id)) });
     let answered = tokio::select! {
         biased;
-        answer = question => answer.is_ok(),
+        answer = question => match answer {
+            Ok(info) => {
+                let version = info.into_inner().version;
+                let mut versions = shared.versions.lock().expect("no holder panics and goes on");
+                versions.insert(id, version);
+                true
+            }
+            Err(_) => false,
+        },
         () = shared.env.clock.sleep(shared.election_timeout) => false,
     };
     if answered && probe.is_connected {

@@ -19,6 +19,7 @@ use crate::raft::message::{Index, NodeId, Term};
 use crate::watch::hub::Hub;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::Duration;
@@ -144,6 +145,8 @@ pub struct Shared {
     pub sent: Sent,
     /// The shortest TTL that a lease is granted.
     pub lease_ttl_secs_min: i64,
+    /// The versions of the other members, as far as they have said them.
+    pub versions: Mutex<BTreeMap<NodeId, String>>,
     state: RwLock<StateMachine>,
     pending: Mutex<Pending>,
     view: Mutex<View>,
@@ -204,6 +207,7 @@ impl Shared {
             run_dir: parts.run_dir,
             sent: Sent::default(),
             lease_ttl_secs_min: parts.lease_ttl_secs_min,
+            versions: Mutex::default(),
             state: RwLock::new(parts.state),
             pending: Mutex::new(pending),
             view: Mutex::new(View { applied, checkpoint: applied, ..View::default() }),

@@ -10,6 +10,7 @@ mod kill;
 mod metrics;
 mod quorum;
 mod space;
+mod versions;
 
 use std::path::PathBuf;
 
