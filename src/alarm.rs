@@ -1,7 +1,8 @@
-//! The alarms of the cluster, and what a request costs against the quota.
+//! The alarms of the cluster, and the arithmetic of the quota.
 //!
 //! An alarm is replicated state: each member proposes its own, and all of them honour it from the
-//! same log index on. It stays until somebody takes it back.
+//! same log index on. It stays until somebody takes it back. The quota is a setting of one member:
+//! it decides what that member proposes and never what an entry does.
 
 use crate::pb::etcdserverpb::request_op::Request;
 use crate::pb::etcdserverpb::{AlarmMember, AlarmType, PutRequest, RequestOp, TxnRequest};
@@ -11,6 +12,45 @@ use std::collections::BTreeSet;
 const KEY_OVERHEAD_BYTES: u64 = 256;
 /// What a lease costs, in etcd's estimate.
 pub const LEASE_COST_BYTES: u64 = 64;
+
+/// Below this share of the quota, in tenths, a member takes its alarm back.
+const RELIEF_TENTHS: u64 = 9;
+
+/// The bytes of live data that one member puts up with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Quota {
+    setting: i64,
+}
+
+impl Quota {
+    /// Etcd's `--quota-backend-bytes`, its 0 replaced by the default: less than 0 is no quota.
+    pub fn new(setting: i64) -> Quota {
+        Quota { setting }
+    }
+
+    pub fn setting(self) -> i64 {
+        self.setting
+    }
+
+    fn bytes(self) -> u64 {
+        u64::try_from(self.setting).unwrap_or(u64::MAX)
+    }
+
+    /// Whether a request of this cost still fits.
+    pub fn admits(self, live_bytes: u64, cost_bytes: u64) -> bool {
+        live_bytes.saturating_add(cost_bytes) < self.bytes()
+    }
+
+    pub fn is_exceeded(self, live_bytes: u64) -> bool {
+        !self.admits(live_bytes, 0)
+    }
+
+    /// Whether there is room again, with a margin: an alarm that is taken back at the quota's very
+    /// edge would be raised by the next write.
+    pub fn is_relieved(self, live_bytes: u64) -> bool {
+        live_bytes < self.bytes() / 10 * RELIEF_TENTHS
+    }
+}
 
 /// The raised alarms.
 ///
@@ -28,6 +68,10 @@ impl Alarms {
     /// Takes an alarm back; true if it was there.
     pub fn deactivate(&mut self, member: u64, kind: AlarmType) -> bool {
         self.0.remove(&(kind as i32, member))
+    }
+
+    pub fn is_raised_by(&self, member: u64, kind: AlarmType) -> bool {
+        self.0.contains(&(kind as i32, member))
     }
 
     /// Whether any member has raised this alarm: then it binds all of them.
@@ -92,6 +136,16 @@ mod tests {
 
     fn op(request: Request) -> RequestOp {
         RequestOp { request: Some(request) }
+    }
+
+    #[test]
+    fn a_quota_is_exceeded_at_its_last_byte_and_relieved_with_a_margin() {
+        let quota = Quota::new(1000);
+        assert!(quota.admits(700, 299) && !quota.admits(700, 300));
+        assert!(!quota.is_exceeded(999) && quota.is_exceeded(1000));
+        assert!(quota.is_relieved(899) && !quota.is_relieved(900));
+        let none = Quota::new(-1);
+        assert!(none.admits(u64::MAX - 1, 0) && none.is_relieved(1 << 60));
     }
 
     #[test]

@@ -288,6 +288,9 @@ fn server_config(config: &Config) -> ServerConfig {
         election_ms: config.election_ms,
         pre_vote: config.pre_vote,
         progress_notify_interval: config.watch_progress_notify_interval,
+        quota_bytes: config.quota_backend_bytes,
+        auto_compaction: config.auto_compaction,
+        reserve_bytes: config.disk_reserve_bytes,
         limits: Limits {
             max_txn_ops: config.max_txn_ops,
             max_request_bytes: config.max_request_bytes,

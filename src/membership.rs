@@ -20,6 +20,8 @@ pub struct Members {
     removed: BTreeSet<u64>,
     /// `major.minor.patch`, or empty until the leader has decided it.
     cluster_version: String,
+    /// The version to which an operator lets the cluster go down; empty if to none.
+    downgrade_target: String,
 }
 
 /// The form of `Members` in a checkpoint.
@@ -31,6 +33,8 @@ struct Stored {
     removed: Vec<u64>,
     #[prost(string, tag = "3")]
     cluster_version: String,
+    #[prost(string, tag = "4")]
+    downgrade_target: String,
 }
 
 /// The id of a member: from its URLs and the cluster's token, and, when it joins a running
@@ -126,6 +130,16 @@ impl Members {
 
     pub fn set_cluster_version(&mut self, version: &str) {
         self.cluster_version = version.to_string();
+    }
+
+    /// The version to which the cluster is being taken down.
+    pub fn downgrade_target(&self) -> Option<&str> {
+        Some(self.downgrade_target.as_str()).filter(|target| !target.is_empty())
+    }
+
+    /// Begins to take the cluster down to a version, or gives it up with an empty one.
+    pub fn set_downgrade_target(&mut self, target: &str) {
+        self.downgrade_target = target.to_string();
     }
 
     /// Whether a change may still be made. Every member asks this of the same state at the same
@@ -232,6 +246,7 @@ impl Members {
             members: self.members.values().cloned().collect(),
             removed: self.removed.iter().copied().collect(),
             cluster_version: self.cluster_version.clone(),
+            downgrade_target: self.downgrade_target.clone(),
         };
         stored.encode_to_vec()
     }
@@ -242,6 +257,7 @@ impl Members {
             members: stored.members.into_iter().map(|member| (member.id, member)).collect(),
             removed: stored.removed.into_iter().collect(),
             cluster_version: stored.cluster_version,
+            downgrade_target: stored.downgrade_target,
         })
     }
 }

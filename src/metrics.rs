@@ -13,6 +13,11 @@ pub const ETCD_VERSION: &str = "3.6.5";
 /// The version that the cluster agrees on, and that of the stored format, in etcd's terms.
 pub const CLUSTER_VERSION: &str = "3.6.0";
 
+/// How ids stand in labels.
+pub fn hex(id: u64) -> String {
+    format!("{id:x}")
+}
+
 const UNARY: &str = "unary";
 const SERVER_STREAM: &str = "server_stream";
 const BIDI_STREAM: &str = "bidi_stream";
@@ -103,6 +108,9 @@ macro_rules! family {
             grpc: GrpcMetrics,
             $($($(#[$about])* pub $field: made_by!($make),)*)*
         }
+
+        /// The name of every metric but `grpc_server_*`.
+        pub const NAMES: &[&str] = &[$($(concat!($prefix, stringify!($field)),)*)*];
 
         impl Metrics {
             pub fn new() -> Metrics {
@@ -198,11 +206,17 @@ family! {
         /// By member and type of alarm.
         alarms: gauges("Raised alarms, by member and type.", &["server_id", "alarm_type"]),
     }
+    "detcd_" {
+        disk_full: gauge("1 while the disk of this member has no room."),
+    }
     "etcd_disk_" {
         wal_fsync_duration_seconds: histogram("How long a sync of the WAL takes.", DISK),
-        wal_write_duration_seconds: histogram("How long a WAL write takes.", DISK),
+        wal_write_duration_seconds: histogram(
+            "How long a WAL write takes, its sync included.", DISK
+        ),
         wal_write_bytes_total: gauge("Bytes written to the WAL."),
-        /// One checkpoint: what stands in the place of etcd's commit to its B-tree file.
+        /// The manifest that makes a checkpoint count, written and synced: what stands in the
+        /// place of etcd's commit to its B-tree file.
         backend_commit_duration_seconds: histogram("How long a commit takes.", DISK),
         backend_snapshot_duration_seconds: histogram(
             "How long a backup takes.", Buckets(0.01, 17)
@@ -211,6 +225,9 @@ family! {
             "How long a defragmentation takes; there is none here.", Buckets(0.1, 13)
         ),
         defrag_inflight: gauge("1 while defragmenting; always 0."),
+    }
+    "etcd_debugging_" {
+        snap_save_total_duration_seconds: histogram("How long a checkpoint takes.", DISK),
     }
     "etcd_" {
         snap_fsync_duration_seconds: histogram("How long a manifest's sync takes.", DISK),
@@ -330,6 +347,9 @@ pub struct Call {
     sent: IntCounter,
     succeeded: IntCounter,
     handled: IntCounterVec,
+    /// Of all calls together.
+    received_bytes: IntCounter,
+    sent_bytes: IntCounter,
 }
 
 impl Call {
@@ -338,12 +358,16 @@ impl Call {
         self.started.inc();
     }
 
-    pub fn received(&self) {
+    /// A message of so many bytes came in.
+    pub fn received(&self, bytes: usize) {
         self.received.inc();
+        self.received_bytes.inc_by(bytes as u64);
     }
 
-    pub fn sent(&self) {
+    /// A message of so many bytes went out.
+    pub fn sent(&self, bytes: usize) {
         self.sent.inc();
+        self.sent_bytes.inc_by(bytes as u64);
     }
 
     /// A call ends with this number of a gRPC code.
@@ -371,13 +395,20 @@ impl Metrics {
         let found = calls.find(|(_, of, _)| **of == name);
         let (service, name, kind) =
             found.unwrap_or_else(|| panic!("{service}/{name} is not in METHODS"));
-        self.grpc.call(service, name, kind)
+        let (received, sent) =
+            (&self.client_grpc_received_bytes_total, &self.client_grpc_sent_bytes_total);
+        self.grpc.call(service, name, kind, received, sent)
     }
 
     /// All of them in the text format of Prometheus, sorted by name.
     pub fn render(&self) -> String {
         // The zeros are made here: a simulated server, which nobody asks, need not carry them.
-        self.grpc.touch_all();
+        for (service, kind, names) in METHODS {
+            for name in names {
+                self.call(service, name);
+                self.grpc.touch(service, name, kind);
+            }
+        }
         let mut text = Vec::new();
         let families = self.registry.gather();
         TextEncoder::new().encode(&families, &mut text).expect("memory takes every byte");
@@ -453,7 +484,14 @@ impl GrpcMetrics {
         }
     }
 
-    fn call(&self, service: &'static str, name: &'static str, kind: &'static str) -> Call {
+    fn call(
+        &self,
+        service: &'static str,
+        name: &'static str,
+        kind: &'static str,
+        received_bytes: &IntCounter,
+        sent_bytes: &IntCounter,
+    ) -> Call {
         let by = [name, service, kind];
         Call {
             method: by,
@@ -462,18 +500,15 @@ impl GrpcMetrics {
             sent: self.msg_sent_total.with_label_values(&by),
             succeeded: self.handled_total.with_label_values(&[CODES[0], name, service, kind]),
             handled: self.handled_total.clone(),
+            received_bytes: received_bytes.clone(),
+            sent_bytes: sent_bytes.clone(),
         }
     }
 
-    /// Makes every counter exist, at 0: looking one up is enough.
-    fn touch_all(&self) {
-        for (service, kind, names) in METHODS {
-            for name in names {
-                self.call(service, name, kind);
-                for code in CODES {
-                    self.handled_total.with_label_values(&[code, name, service, kind]);
-                }
-            }
+    /// Makes the counters of all codes exist, at 0: looking one up is enough.
+    fn touch(&self, service: &str, name: &str, kind: &str) {
+        for code in CODES {
+            self.handled_total.with_label_values(&[code, name, service, kind]);
         }
     }
 }

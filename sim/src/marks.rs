@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 
 /// All marks, each with what it means.
-pub const ALL: [(&str, &str); 29] = [
+pub const ALL: [(&str, &str); 36] = [
     ("leader changed", "a second term had a leader"),
     ("two leaders at once", "a leader of an old term had not heard of the leader of a later one"),
     ("quorum lost", "a majority of the members was down at once"),
@@ -30,6 +30,13 @@ pub const ALL: [(&str, &str); 29] = [
     ("compacted", "a compaction was acknowledged"),
     ("refused as compacted", "a read asked for a revision that was compacted"),
     ("refused without a leader", "a request was refused because no leader was known"),
+    ("refused without room", "a write was refused for a quota, an alarm or a full disk"),
+    ("alarm raised", "a member raised its NOSPACE alarm"),
+    ("alarm taken back", "a member took its alarm back because there was room again"),
+    ("alarm taken back by hand", "the operator took an alarm back"),
+    ("disk full", "a member saw that its disk was full"),
+    ("room on a full disk again", "a member saw room on a disk that had been full"),
+    ("automatic compaction", "a leader compacted without being asked"),
     ("segments rolled", "a disk held more than one segment of the log"),
     ("checkpoint taken", "a checkpoint was durable"),
     ("run rewritten", "a run that was mostly dead was written anew"),
@@ -39,7 +46,7 @@ pub const ALL: [(&str, &str); 29] = [
 ];
 
 /// What the everyday sweep must reach.
-pub const EVERYDAY: [&str; 15] = [
+pub const EVERYDAY: [&str; 20] = [
     "leader changed",
     "two leaders at once",
     "quorum lost",
@@ -55,6 +62,11 @@ pub const EVERYDAY: [&str; 15] = [
     "stale serializable read",
     "swap refused",
     "refused as compacted",
+    "refused without room",
+    "alarm raised",
+    "alarm taken back",
+    "disk full",
+    "automatic compaction",
 ];
 
 /// How often each mark was reached, by runs.

@@ -225,7 +225,11 @@ fn fsync_error(s: &mut Stream, plan: &Plan) -> Fault {
 }
 
 fn no_space(s: &mut Stream, plan: &Plan) -> Fault {
-    Fault::NoSpace { target: target(s, plan), for_ms: span(s, plan) }
+    let (target, for_ms) = (target(s, plan), span(s, plan));
+    // What the log has reserved already stays usable, and then comes its reserve.
+    let segments = plan.options.wal_segment_bytes * 4;
+    let slack_bytes = if s.chance(500) { 0 } else { s.log_between(1, segments) };
+    Fault::NoSpace { target, slack_bytes, for_ms }
 }
 
 fn bit_rot(s: &mut Stream, plan: &Plan) -> Fault {

@@ -65,6 +65,12 @@ pub struct Options {
     pub fsync_us: (u64, u64),
     /// The rate of each member's clock in thousandths.
     pub clock_rates: Vec<u64>,
+    /// The quota of each member in bytes; none of them without any.
+    #[serde(default)]
+    pub quotas: Vec<i64>,
+    /// How long history is kept by automatic compaction; 0 for ever.
+    #[serde(default)]
+    pub auto_compaction_ms: u64,
 }
 
 /// What checkpoints leave, and how they travel.
@@ -165,8 +171,28 @@ impl Options {
             latency_us,
             fsync_us,
             clock_rates,
+            quotas: draw_quotas(seed, members),
+            auto_compaction_ms: draw_auto_compaction(seed),
         }
     }
+}
+
+/// In some runs the members have quotas, which differ in half of them. The least quota holds the
+/// tombstones of all keys, so that deletes can bring relief.
+fn draw_quotas(seed: u64, members: usize) -> Vec<i64> {
+    let mut s = Stream::new(seed, "options/quotas");
+    if !s.chance(250) {
+        return Vec::new();
+    }
+    let mut draw = || s.log_between(16 << 10, 200 << 10) as i64;
+    let first = draw();
+    let different = Stream::new(seed, "options/quotas differ").chance(500);
+    (0..members).map(|_| if different { draw() } else { first }).collect()
+}
+
+fn draw_auto_compaction(seed: u64) -> u64 {
+    let mut s = Stream::new(seed, "options/auto-compaction");
+    if s.chance(250) { s.log_between(500, 8_000) } else { 0 }
 }
 
 impl Workload {

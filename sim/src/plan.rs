@@ -135,8 +135,11 @@ pub enum Fault {
         target: Target,
         down_ms: u64,
     },
+    /// So many bytes more fit, and then the disk is full.
     NoSpace {
         target: Target,
+        #[serde(default)]
+        slack_bytes: u64,
         for_ms: u64,
     },
     /// A bit of the log rots while the target is down. It may refuse to start ever again.

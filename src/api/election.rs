@@ -17,6 +17,7 @@ use crate::server::handle::{Caller, Handle};
 use crate::server::recipes::{Place, queue_prefix};
 use bytes::Bytes;
 use futures::stream::{BoxStream, StreamExt};
+use prost::Message;
 use tonic::{Request, Response, Status};
 
 // Etcd's words for what its table does not give a code (`concurrency/election.go` and
@@ -135,7 +136,7 @@ impl Election for ElectionService {
             let mut observer = observer?;
             match observer.next().await {
                 Ok(response) => {
-                    observer.ended.0.sent();
+                    observer.ended.0.sent(response.encoded_len());
                     Some((Ok(response), Some(observer)))
                 }
                 Err(error) => Some((Err(to_status(error)), None)),

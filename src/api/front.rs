@@ -4,6 +4,7 @@ use crate::api::status::to_status;
 use crate::error::Error;
 use crate::metrics::Call;
 use crate::server::handle::{Caller, Handle};
+use prost::Message;
 use std::future::Future;
 use tonic::metadata::MetadataMap;
 use tonic::{Code, Request, Response, Status};
@@ -51,6 +52,8 @@ impl Front {
         work: impl FnOnce(Caller, T) -> F,
     ) -> Result<Response<R>, Status>
     where
+        T: Message,
+        R: Message,
         F: Future<Output = Result<R, Error>>,
     {
         let work = async |caller, request| work(caller, request).await.map_err(to_status);
@@ -65,17 +68,19 @@ impl Front {
         work: impl FnOnce(Caller, T) -> F,
     ) -> Result<Response<R>, Status>
     where
+        T: Message,
+        R: Message,
         F: Future<Output = Result<R, Status>>,
     {
         call.begin();
-        call.received();
+        call.received(request.get_ref().encoded_len());
         let answer = match self.admit("unary", request.metadata()) {
             Ok(caller) => work(caller, request.into_inner()).await,
             Err(refusal) => Err(refusal),
         };
         match &answer {
-            Ok(_) => {
-                call.sent();
+            Ok(answer) => {
+                call.sent(answer.encoded_len());
                 call.end(0);
             }
             Err(status) => call.end(status.code() as i32),

@@ -15,6 +15,7 @@ use crate::pb::etcdserverpb::{
 use crate::pb::mvccpb::KeyValue;
 use crate::server::handle::{Caller, Handle};
 use futures::stream::{self, BoxStream, Stream, StreamExt};
+use prost::Message;
 use tonic::{Code, Request, Response, Status};
 
 /// Keys in the first chunk of a stream: a client that wants few gets them soon.
@@ -127,8 +128,9 @@ impl Chunks {
                 Ok(Some(chunk)) => {
                     self.keys = (self.keys * 2).min(CHUNK_KEYS_MAX);
                     if let Some(kvs) = self.waiting.replace(chunk) {
-                        self.call.sent();
-                        return Some(answer(RangeResponse { kvs, ..Default::default() }));
+                        let chunk = RangeResponse { kvs, ..Default::default() };
+                        self.call.sent(chunk.encoded_len());
+                        return Some(answer(chunk));
                     }
                 }
                 Ok(None) => return Some(self.last()),
@@ -139,14 +141,15 @@ impl Chunks {
 
     fn last(&mut self) -> Result<RangeStreamResponse, Status> {
         self.ended = true;
-        self.call.sent();
-        self.call.end(0);
-        answer(RangeResponse {
+        let last = RangeResponse {
             header: Some(self.header),
             kvs: self.waiting.take().unwrap_or_default(),
             more: self.cursor.more,
             count: self.cursor.count,
-        })
+        };
+        self.call.sent(last.encoded_len());
+        self.call.end(0);
+        answer(last)
     }
 
     fn fail(&mut self, error: Error) -> Result<RangeStreamResponse, Status> {
@@ -182,7 +185,7 @@ impl Kv for KvService {
         request: Request<RangeRequest>,
     ) -> Result<Response<Self::RangeStreamStream>, Status> {
         self.range_stream.begin();
-        self.range_stream.received();
+        self.range_stream.received(request.get_ref().encoded_len());
         let opened = self.open_stream(request).await;
         if let Err(status) = &opened {
             self.range_stream.end(status.code() as i32);

@@ -11,6 +11,7 @@ use crate::pb::etcdserverpb::{
 };
 use crate::server::handle::Handle;
 use futures::stream::{BoxStream, StreamExt};
+use prost::Message;
 use tonic::{Request, Response, Status, Streaming};
 
 /// Keep-alives of one stream that are under way at once; answers keep the order of the requests.
@@ -70,16 +71,20 @@ impl Lease for LeaseService {
         let stopping = handle.clone();
         let ended = Ended(self.keep_alive.clone());
         ended.0.begin();
+        let failures = &handle.metrics().server_stream_failures_total;
+        let failures = failures.with_label_values(&["receive", "lease-keepalive"]);
         let answers = request
             .into_inner()
             .map(move |request| keep_alive(handle.clone(), request))
             .buffered(KEEP_ALIVES_UNDER_WAY)
             .take_until(async move { stopping.stopped().await })
-            .inspect(move |answer| {
-                if answer.is_ok() {
-                    ended.0.received();
-                    ended.0.sent();
+            .inspect(move |answer| match answer {
+                Ok(answer) => {
+                    // A question is its id, so it is about as long as that part of the answer.
+                    ended.0.received(LeaseKeepAliveRequest { id: answer.id }.encoded_len());
+                    ended.0.sent(answer.encoded_len());
                 }
+                Err(_) => failures.inc(),
             });
         Ok(Response::new(answers.boxed()))
     }

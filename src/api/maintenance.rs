@@ -60,10 +60,13 @@ fn check_alarm(request: &AlarmRequest) -> Result<(), Error> {
 
 /// Like `Handle::hash_kv`, in steps, so that writes go on beside it.
 async fn hash_kv(handle: &Handle, revision: i64) -> Result<HashKvResponse, Error> {
+    let begun = handle.shared().env.clock.now();
     let mut cursor = handle.shared().state().store.open_hash(revision)?;
     loop {
         let step = handle.shared().state().store.hash_step(&mut cursor, HASH_STEP_RECORDS)?;
         if let Some(result) = step {
+            let took = (handle.shared().env.clock.now() - begun).as_secs_f64();
+            handle.metrics().mvcc_hash_rev_duration_seconds.observe(took);
             return Ok(HashKvResponse {
                 header: Some(handle.header()),
                 hash: result.hash,
@@ -156,8 +159,12 @@ impl Maintenance for MaintenanceService {
 
     async fn downgrade(
         &self,
-        _: Request<DowngradeRequest>,
+        request: Request<DowngradeRequest>,
     ) -> Result<Response<DowngradeResponse>, Status> {
-        self.front.absent(&self.downgrade, "Downgrade")
+        let work = |caller: Caller, request: DowngradeRequest| async move {
+            self.front.handle.check_voter()?;
+            self.front.handle.downgrade(&caller, &request).await
+        };
+        self.front.unary(&self.downgrade, request, work).await
     }
 }

@@ -8,6 +8,8 @@ use crate::pb::etcdserverpb::watch_server::Watch;
 use crate::pb::etcdserverpb::{WatchRequest, WatchResponse};
 use crate::server::watch_stream::WatchSession;
 use futures::Stream;
+use prometheus::IntCounter;
+use prost::Message;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use tonic::{Request, Response, Status, Streaming};
@@ -36,7 +38,10 @@ impl Watch for WatchService {
         let session = self.front.handle.watch(caller.require_leader).map_err(to_status)?;
         self.watch.begin();
         let requests = Some(request.into_inner());
-        Ok(Response::new(Responses { session, requests, call: self.watch.clone(), code: 0 }))
+        let failures = &self.front.handle.metrics().server_stream_failures_total;
+        let failures = failures.with_label_values(&["receive", "watch"]);
+        let call = self.watch.clone();
+        Ok(Response::new(Responses { session, requests, call, failures, code: 0 }))
     }
 }
 
@@ -47,6 +52,8 @@ pub struct Responses {
     /// None once the client has said all it wants.
     requests: Option<Streaming<WatchRequest>>,
     call: Call,
+    /// Streams whose requests could not be read any further.
+    failures: IntCounter,
     code: i32,
 }
 
@@ -67,7 +74,7 @@ impl Responses {
     }
 
     fn take(&mut self, request: WatchRequest) {
-        self.call.received();
+        self.call.received(request.encoded_len());
         match request.request_union {
             Some(RequestUnion::CreateRequest(create)) => self.session.create(&create),
             Some(RequestUnion::CancelRequest(cancel)) => self.session.cancel(cancel.watch_id),
@@ -85,11 +92,14 @@ impl Stream for Responses {
         let this = &mut *self;
         let refused = this.read_requests(cx).err();
         let response = match refused {
-            Some(status) => Some(Err(status)),
+            Some(status) => {
+                this.failures.inc();
+                Some(Err(status))
+            }
             None => ready!(this.session.poll_next(cx)).map(|response| response.map_err(to_status)),
         };
         match &response {
-            Some(Ok(_)) => this.call.sent(),
+            Some(Ok(response)) => this.call.sent(response.encoded_len()),
             Some(Err(status)) => this.code = status.code() as i32,
             None => {}
         }

@@ -120,6 +120,7 @@ impl StateMachine {
     fn apply_request(&mut self, request: raftpb::Request, now: Duration) -> Outcome {
         let mut outcome = Outcome::refusal_or(request.id, Ok(Response::Done));
         let Some(op) = request.op else { return outcome };
+        outcome.op = request::name(&op);
         outcome.result = self.pass_gates(&op).and_then(|()| self.apply_op(op, now, &mut outcome));
         if let Err(error) = &outcome.result {
             assert!(error.is_deterministic(), "apply failed with the local failure {error:?}");
@@ -133,7 +134,7 @@ impl StateMachine {
         if self.alarms.is_raised(AlarmType::Corrupt) && touches_data(op) {
             return Err(Error::Corrupt);
         }
-        if self.alarms.is_raised(AlarmType::Nospace) && needs_space(op) {
+        if self.alarms.is_raised(AlarmType::Nospace) && request::cost_bytes(op) > 0 {
             return Err(Error::NoSpace);
         }
         Ok(())
@@ -193,6 +194,12 @@ impl StateMachine {
                 self.hash_cluster();
                 Ok(Response::Done)
             }
+            Op::Downgrade(downgrade) => {
+                let target = if downgrade.enabled { &*downgrade.target_version } else { "" };
+                self.members.set_downgrade_target(target);
+                self.hash_cluster();
+                Ok(Response::Done)
+            }
             Op::MemberUpdate(change) => {
                 self.members.validate(&change, usize::MAX)?;
                 self.members.apply(&change);
@@ -200,7 +207,7 @@ impl StateMachine {
                 self.hash_cluster();
                 Ok(self.member_list())
             }
-            op => Err(Error::Unimplemented(name(&op))),
+            op => Err(Error::Unimplemented(request::name(&op))),
         }
     }
 
@@ -309,21 +316,4 @@ fn touches_data(op: &Op) -> bool {
             | Op::LeaseGrant(_)
             | Op::LeaseRevoke(_)
     )
-}
-
-/// Whether an operation takes room: what etcd's quota refuses (`etcdserver/apply`, `quotaApplier`).
-fn needs_space(op: &Op) -> bool {
-    match op {
-        Op::Put(_) | Op::LeaseGrant(_) => true,
-        Op::Txn(txn) => crate::alarm::txn_cost_bytes(txn) > 0,
-        _ => false,
-    }
-}
-
-/// The name of an operation that is not there yet.
-fn name(op: &Op) -> &'static str {
-    match op {
-        Op::Downgrade(_) => "downgrade",
-        _ => "auth",
-    }
 }

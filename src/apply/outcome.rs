@@ -35,6 +35,8 @@ pub struct RevisionChanges {
 pub struct Outcome {
     /// The request's id; 0 for an entry that nobody waits for.
     pub request_id: u64,
+    /// What was asked for, in etcd's names; empty for the first entry of a term.
+    pub op: &'static str,
     pub result: Result<Response>,
     /// What watchers must be told, one element for each revision that was made, in order.
     pub revisions: Vec<RevisionChanges>,
@@ -46,6 +48,13 @@ pub struct Outcome {
 
 impl Outcome {
     pub fn refusal_or(request_id: u64, result: Result<Response>) -> Outcome {
-        Outcome { request_id, result, revisions: Vec::new(), compacted: false, conf_change: None }
+        Outcome {
+            request_id,
+            op: "",
+            result,
+            revisions: Vec::new(),
+            compacted: false,
+            conf_change: None,
+        }
     }
 }

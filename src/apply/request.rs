@@ -1,5 +1,6 @@
 //! A request as the log holds it, and back.
 
+use crate::alarm::{LEASE_COST_BYTES, put_cost_bytes, txn_cost_bytes};
 use crate::pb::raftpb::{self, ConfChangeKind};
 use crate::raft::message::ConfChange;
 use bytes::Bytes;
@@ -21,6 +22,37 @@ pub fn decode(data: &Bytes) -> raftpb::Request {
     raftpb::Request::decode(data.clone()).unwrap_or_else(|error| {
         panic!("a log entry of {} bytes does not decode: {error}", data.len())
     })
+}
+
+/// What an operation costs against the quota; one that costs nothing passes while NOSPACE is
+/// raised (etcd, `etcdserver/apply`, `quotaApplier`).
+pub fn cost_bytes(op: &Op) -> u64 {
+    match op {
+        Op::Put(put) => put_cost_bytes(put),
+        Op::Txn(txn) => txn_cost_bytes(txn),
+        Op::LeaseGrant(_) => LEASE_COST_BYTES,
+        _ => 0,
+    }
+}
+
+/// The name of an operation, as etcd's metrics have it.
+pub fn name(op: &Op) -> &'static str {
+    match op {
+        Op::Put(_) => "Put",
+        Op::DeleteRange(_) => "DeleteRange",
+        Op::Txn(_) => "Txn",
+        Op::Compaction(_) => "Compaction",
+        Op::LeaseGrant(_) => "LeaseGrant",
+        Op::LeaseRevoke(_) => "LeaseRevoke",
+        Op::LeaseExpire(_) => "LeaseExpire",
+        Op::LeaseCheckpoint(_) => "LeaseCheckpoint",
+        Op::Alarm(_) => "Alarm",
+        Op::MemberAttributes(_) => "ClusterMemberAttrSet",
+        Op::ClusterVersion(_) => "ClusterVersionSet",
+        Op::Downgrade(_) => "DowngradeInfoSet",
+        Op::MemberUpdate(_) => "MemberUpdate",
+        _ => "Auth",
+    }
 }
 
 /// Builds the bytes of a log entry of kind ConfChange.

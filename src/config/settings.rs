@@ -13,6 +13,9 @@ const ELECTION_MS_MAX: u64 = 50_000;
 const REQUEST_BYTES_ADVISED: usize = 10 * 1024 * 1024;
 /// Entries between two checkpoints, where the flag says 0.
 const SNAPSHOT_COUNT: u64 = 10_000;
+/// What a quota of 0 stands for, and from where on etcd warns of it.
+const QUOTA_BYTES_DEFAULT: i64 = 2 << 30;
+const QUOTA_BYTES_ADVISED: i64 = 8 << 30;
 /// The shortest time between two progress notifications.
 const PROGRESS_INTERVAL_MIN: Duration = Duration::from_millis(100);
 
@@ -45,6 +48,17 @@ pub enum LogLevel {
     Error,
 }
 
+/// When history is compacted without being asked.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum AutoCompaction {
+    #[default]
+    Off,
+    /// What is older than this goes.
+    Periodic(Duration),
+    /// So many revisions stay.
+    Revisions(i64),
+}
+
 /// What a server is told.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
@@ -68,6 +82,11 @@ pub struct Config {
     pub snapshot_catchup_entries: u64,
     /// Bytes of values on disk that may stay in memory too.
     pub resident_bytes: u64,
+    /// Bytes of live data that this member puts up with; less than 0 for any number.
+    pub quota_backend_bytes: i64,
+    pub auto_compaction: AutoCompaction,
+    /// Bytes of the disk that are set aside for the day on which it is full.
+    pub disk_reserve_bytes: u64,
     pub max_txn_ops: usize,
     pub max_request_bytes: usize,
     pub max_concurrent_streams: u32,
@@ -214,6 +233,10 @@ impl Raw {
         self.text(name).parse().expect("check_kinds has read it")
     }
 
+    fn int(&self, name: &str) -> i64 {
+        self.text(name).parse().expect("check_kinds has read it")
+    }
+
     fn size(&self, name: &str) -> usize {
         usize::try_from(self.uint(name)).unwrap_or(usize::MAX)
     }
@@ -256,6 +279,14 @@ impl Raw {
             warnings
                 .push(format!("--max-request-bytes is above the advised {REQUEST_BYTES_ADVISED}"));
         }
+        let quota_backend_bytes = match self.int("quota-backend-bytes") {
+            0 => QUOTA_BYTES_DEFAULT,
+            bytes => bytes,
+        };
+        if quota_backend_bytes > QUOTA_BYTES_ADVISED {
+            let text = "--quota-backend-bytes is above the advised";
+            warnings.push(format!("{text} {QUOTA_BYTES_ADVISED}"));
+        }
         Ok(Config {
             listen_peer_urls: self.urls("listen-peer-urls")?,
             listen_client_urls: self.urls("listen-client-urls")?,
@@ -272,6 +303,9 @@ impl Raw {
             snapshot_count: self.snapshot_count(),
             snapshot_catchup_entries: self.uint("snapshot-catchup-entries"),
             resident_bytes: self.uint("resident-bytes"),
+            quota_backend_bytes,
+            auto_compaction: self.auto_compaction()?,
+            disk_reserve_bytes: self.uint("disk-reserve-bytes"),
             max_txn_ops: self.size("max-txn-ops"),
             max_request_bytes: self.size("max-request-bytes"),
             max_concurrent_streams: u32::try_from(self.uint("max-concurrent-streams"))
@@ -303,6 +337,37 @@ impl Raw {
             "new" => Ok(ClusterState::New),
             "existing" => Ok(ClusterState::Existing),
             other => Err(format!("unexpected clusterState {other:?}")),
+        }
+    }
+
+    /// A bare number counts hours or revisions. A duration counts revisions too if that is the
+    /// mode: its nanoseconds, as in etcd (`embed/etcd.go`, `parseCompactionRetention`).
+    fn auto_compaction(&self) -> Result<AutoCompaction, String> {
+        let text = self.text("auto-compaction-retention");
+        let number = if text.is_empty() { Some(0) } else { text.parse::<i64>().ok() };
+        let number = number.filter(|number| *number >= 0);
+        let duration = || {
+            let read = duration::parse(text).filter(|_| number.is_none());
+            read.ok_or_else(|| format!("error parsing CompactionRetention: invalid {text:?}"))
+        };
+        match (self.text("auto-compaction-mode"), number) {
+            ("periodic" | "revision", Some(0)) => Ok(AutoCompaction::Off),
+            ("periodic", Some(hours)) => {
+                let seconds = hours.unsigned_abs().saturating_mul(3600);
+                Ok(AutoCompaction::Periodic(Duration::from_secs(seconds)))
+            }
+            ("revision", Some(revisions)) => Ok(AutoCompaction::Revisions(revisions)),
+            ("periodic", None) => match duration()? {
+                Duration::ZERO => Ok(AutoCompaction::Off),
+                period => Ok(AutoCompaction::Periodic(period)),
+            },
+            ("revision", None) => match i64::try_from(duration()?.as_nanos()) {
+                Ok(0) => Ok(AutoCompaction::Off),
+                Ok(revisions) => Ok(AutoCompaction::Revisions(revisions)),
+                Err(_) => Ok(AutoCompaction::Revisions(i64::MAX)),
+            },
+            ("", _) => Err("undefined auto-compaction-mode".to_string()),
+            (other, _) => Err(format!("unknown auto-compaction-mode {other:?}")),
         }
     }
 
@@ -459,6 +524,54 @@ mod tests {
         assert_eq!(refusal(&["--feature-gates=X=true"]), "unrecognized feature gate: X");
         let twice = "--initial-cluster=default=http://a:1,b=http://a:1";
         assert!(refusal(&[twice]).contains("have one URL"));
+    }
+
+    #[test]
+    fn retention_is_hours_a_duration_or_revisions() {
+        let read = |mode: &str, retention: &str| {
+            let mode = format!("--auto-compaction-mode={mode}");
+            config(&[&mode, &format!("--auto-compaction-retention={retention}")]).auto_compaction
+        };
+        let seconds = |seconds| AutoCompaction::Periodic(Duration::from_secs(seconds));
+        assert_eq!(config(&[]).auto_compaction, AutoCompaction::Off);
+        assert_eq!(read("periodic", "0"), AutoCompaction::Off);
+        assert_eq!(read("periodic", "0s"), AutoCompaction::Off);
+        assert_eq!(read("periodic", "2"), seconds(7200));
+        assert_eq!(read("periodic", "1h30m"), seconds(5400));
+        assert_eq!(read("periodic", "1.5h"), seconds(5400));
+        assert_eq!(read("revision", "1000"), AutoCompaction::Revisions(1000));
+        assert_eq!(read("revision", "0"), AutoCompaction::Off);
+        assert_eq!(
+            refusal(&["--auto-compaction-mode=daily"]),
+            "unknown auto-compaction-mode \"daily\""
+        );
+        assert_eq!(refusal(&["--auto-compaction-mode="]), "undefined auto-compaction-mode");
+        let refused = refusal(&["--auto-compaction-retention=soon"]);
+        assert_eq!(refused, "error parsing CompactionRetention: invalid \"soon\"");
+        assert!(refusal(&["--auto-compaction-retention=-1"]).contains("CompactionRetention"));
+    }
+
+    #[test]
+    fn a_quota_of_nothing_is_the_default_and_one_below_is_none() {
+        let read = |bytes: &str| config(&[&format!("--quota-backend-bytes={bytes}")]);
+        assert_eq!(config(&[]).quota_backend_bytes, 2 << 30);
+        assert_eq!(read("0").quota_backend_bytes, 2 << 30);
+        assert_eq!(read("-1").quota_backend_bytes, -1);
+        let huge = read("8589934593");
+        assert_eq!((huge.quota_backend_bytes, huge.warnings.len()), (8_589_934_593, 1));
+    }
+
+    #[test]
+    fn the_file_of_the_guide_is_read() {
+        let file = "heartbeat-interval: 100\nelection-timeout: 1000\n\
+                    auto-compaction-mode: periodic\nauto-compaction-retention: \"1h\"\n\
+                    # the default is 2 GiB\nquota-backend-bytes: 8589934592 # 8GB\n";
+        let Ok(Start::Run(config)) = start(&["--config-file=etcd.yaml"], &[], file) else {
+            panic!("it does not start");
+        };
+        assert_eq!(config.quota_backend_bytes, 8 << 30);
+        assert_eq!(config.auto_compaction, AutoCompaction::Periodic(Duration::from_secs(3600)));
+        assert_eq!(config.warnings, [""; 0]);
     }
 
     #[test]

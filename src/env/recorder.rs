@@ -56,6 +56,12 @@ pub enum Event {
     PeerBack { peer: u64 },
     /// An alarm of a member was raised or cleared.
     Alarm { member: u64, alarm: &'static str, raised: bool },
+    /// This member's NOSPACE alarm was raised, or taken back, by itself.
+    OwnAlarm { raised: bool },
+    /// The leader is about to compact up to a revision without being asked.
+    AutoCompaction { revision: i64 },
+    /// The disk has no room for more of the log, or has some again.
+    DiskFull { full: bool },
     /// The member stops, and why.
     Stopped { reason: String },
 }

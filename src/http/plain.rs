@@ -2,7 +2,7 @@
 
 use crate::http::health::{self, Check};
 use crate::http::process;
-use crate::metrics::{CLUSTER_VERSION, ETCD_VERSION};
+use crate::metrics::ETCD_VERSION;
 use crate::pb::etcdserverpb::AlarmType;
 use crate::server::handle::Handle;
 use http_body_util::Full;
@@ -89,10 +89,11 @@ fn reply(status: StatusCode, kind: &'static str, text: String) -> Response<Body>
 fn version(handle: &Handle) -> String {
     let cluster = handle.cluster_version();
     let cluster = if cluster.is_empty() { "not_decided" } else { &cluster };
+    let storage = handle.storage_version();
     let own = env!("CARGO_PKG_VERSION");
     format!(
         "{{\"etcdserver\":\"{ETCD_VERSION}\",\"etcdcluster\":\"{cluster}\",\
-         \"storage\":\"{CLUSTER_VERSION}\",\"detcd\":\"{own}\"}}"
+         \"storage\":\"{storage}\",\"detcd\":\"{own}\"}}"
     )
 }
 
@@ -121,6 +122,8 @@ fn metrics(handle: &Handle) -> String {
     }
     metrics.id.with_label_values(&[&format!("{:x}", shared.member_id)]).set(1);
     metrics.version.with_label_values(&[ETCD_VERSION]).set(1);
+    let pins = i64::try_from(shared.sweep_pins.get()).unwrap_or(i64::MAX);
+    metrics.mvcc_db_open_read_transactions.set(pins);
     metrics.is_learner.set(i64::from(handle.view().is_learner));
     process::observe(metrics);
     metrics.render()

@@ -1,5 +1,6 @@
 //! Applies committed entries in order, answers callers, and tells watchers.
 
+use super::count;
 use super::event::{Event, Installed, Swap};
 use super::shared::Shared;
 use super::watch_stream;
@@ -91,7 +92,10 @@ fn apply_chunk(chunk: &[Entry], shared: &Shared) -> Vec<raftpb::ConfChange> {
             term: entry.term,
             checksum: crc32c::crc32c(&entry.data),
         });
+        let begun = shared.env.clock.now();
         let mut outcome = state.apply(entry, now);
+        let took = shared.env.clock.now() - begun;
+        count::applied(&shared.metrics, &outcome, took);
         shared.env.recorder.record(&recorder::Event::Applied {
             index: entry.index,
             term: entry.term,
@@ -101,6 +105,8 @@ fn apply_chunk(chunk: &[Entry], shared: &Shared) -> Vec<raftpb::ConfChange> {
         conf_changes.extend(outcome.conf_change.take());
         deliver(outcome, shared);
     }
+    let alarmed = state.alarms.is_raised_by(shared.member_id, AlarmType::Nospace);
+    shared.space.applied(state.store.live_bytes(), alarmed);
     let alarms_after = state.alarms.list(AlarmType::None);
     drop(state);
     note_alarms(shared, &alarms, &alarms_after);
@@ -135,18 +141,30 @@ fn deliver(outcome: Outcome, shared: &Shared) {
 /// Removes what compactions have killed, in bounded steps between which everyone else runs.
 pub async fn compactor(shared: Arc<Shared>) {
     const STEP_RECORDS: usize = 1_000;
+    let metrics = &shared.metrics;
+    let ms_since = |begin| (shared.env.clock.now() - begin).as_secs_f64() * 1000.0;
     loop {
         shared.compact.notified().await;
+        let begun = shared.env.clock.now();
         loop {
             let (more, revision) = {
                 shared.sweep_pins.wait_for(|pins| *pins == 0).await;
+                let held = shared.env.clock.now();
                 let mut state = shared.state_mut();
                 let more = state.store.compact_step(STEP_RECORDS);
-                shared.runs.count_swept(state.store.take_swept());
+                let swept = state.store.take_swept();
+                let count = swept.len() as u64;
+                shared.runs.count_swept(swept);
+                metrics.mvcc_db_compaction_keys_total.inc_by(count);
+                metrics.mvcc_db_compaction_pause_duration_milliseconds.observe(ms_since(held));
                 (more, state.store.compact_revision())
             };
             if !more {
                 shared.compacted.set(revision);
+                let took = ms_since(begun);
+                metrics.mvcc_db_compaction_total_duration_milliseconds.observe(took);
+                let wall = shared.env.clock.wall().as_secs();
+                metrics.mvcc_db_compaction_last.set(i64::try_from(wall).unwrap_or(i64::MAX));
                 break;
             }
             crate::env::yield_now().await;

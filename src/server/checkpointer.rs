@@ -113,9 +113,10 @@ impl Checkpointer {
         self.revision = image.revision;
         drop(pin);
         let manifest = Manifest { runs: self.shared.runs.metas(), ..self.manifest(&image) };
-        manifest.store(&*self.disk(), &self.dir).await?;
+        self.store(&manifest).await?;
         let took = self.shared.env.clock.now() - started;
         let (index, revision) = (manifest.applied_index, manifest.revision);
+        self.shared.metrics.snap_save_total_duration_seconds.observe(took.as_secs_f64());
         tracing::debug!(index, revision, ?took, "checkpoint");
         let runs = manifest.runs.len();
         let event = recorder::Event::Checkpointed { index, revision, runs, took };
@@ -125,6 +126,16 @@ impl Checkpointer {
 
     pub(super) fn disk(&self) -> Arc<dyn Disk> {
         self.shared.env.disk.clone()
+    }
+
+    /// Makes a manifest durable.
+    pub(super) async fn store(&self, manifest: &Manifest) -> Result<(), StorageError> {
+        let begun = self.shared.env.clock.now();
+        manifest.store(&*self.disk(), &self.dir).await?;
+        let took = (self.shared.env.clock.now() - begun).as_secs_f64();
+        self.shared.metrics.backend_commit_duration_seconds.observe(took);
+        self.shared.metrics.snap_fsync_duration_seconds.observe(took);
+        Ok(())
     }
 
     fn next_run(&mut self) -> u64 {
@@ -173,9 +184,12 @@ impl Checkpointer {
         for (revision, key) in buried {
             writer.push(&tombstone(revision, key)).await?;
         }
+        let begun = self.shared.env.clock.now();
         if writer.finish().await?.is_none() {
             return Ok(None);
         }
+        let took = (self.shared.env.clock.now() - begun).as_secs_f64();
+        self.shared.metrics.snap_db_fsync_duration_seconds.observe(took);
         self.shared.runs.open(Run::open(&*self.disk(), &self.dir, id)?);
         Ok(Some(id))
     }

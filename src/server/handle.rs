@@ -99,6 +99,20 @@ impl Handle {
         caller: &Caller,
         request: api::RangeRequest,
     ) -> Result<api::RangeResponse> {
+        let begun = self.shared.env.clock.now();
+        let answer = self.read_range(caller, request).await;
+        let success = if answer.is_ok() { "true" } else { "false" };
+        let took = (self.shared.env.clock.now() - begun).as_secs_f64();
+        let durations = &self.shared.metrics.range_duration_seconds;
+        durations.with_label_values(&[success]).observe(took);
+        answer
+    }
+
+    async fn read_range(
+        &self,
+        caller: &Caller,
+        request: api::RangeRequest,
+    ) -> Result<api::RangeResponse> {
         self.admit_read(caller, request.serializable).await?;
         self.shared.metrics.mvcc_range_total.inc();
         let (mut cursor, header) = {
@@ -232,6 +246,8 @@ impl Handle {
     /// was never sent; `Timeout` when its outcome is unknown.
     pub async fn propose(&self, caller: &Caller, op: Op) -> Result<Response> {
         self.admit_write(caller)?;
+        let live_bytes = self.shared.state().store.live_bytes();
+        self.shared.space.admit(live_bytes, request::cost_bytes(&op))?;
         let bytes = raftpb::Request { id: u64::MAX, op: None, ..Default::default() }.encoded_len()
             + op.encoded_len();
         if bytes > self.shared.limits.max_request_bytes {

@@ -9,6 +9,7 @@ use super::checkpointer::Checkpointer;
 use super::event::{Event, Swap};
 use super::runs::restore;
 use crate::apply::machine::{Position, StateMachine};
+use crate::metrics::hex;
 use crate::mvcc::restore::Restored;
 use crate::mvcc::revision::Revision;
 use crate::pb::raftpb::{FetchSnapshotRequest, SnapshotChunk};
@@ -55,14 +56,30 @@ pub async fn install(owner: &mut Checkpointer, offer: SnapshotOffer) -> Result<(
         return Ok(());
     }
     let mut transfer = Transfer::default();
+    let (shared, from) = (owner.shared.clone(), hex(offer.from));
+    let (metrics, from) = (&shared.metrics, [from.as_str()]);
+    let begun = shared.env.clock.now();
     for _ in 0..ATTEMPTS_MAX {
-        match fetch(owner, offer, &mut transfer).await {
+        let inflight = metrics.snapshot_receive_inflights_total.with_label_values(&from);
+        inflight.inc();
+        let fetched = fetch(owner, offer, &mut transfer).await;
+        inflight.dec();
+        match fetched {
             Ok(()) => {
+                let took = (shared.env.clock.now() - begun).as_secs_f64();
+                let durations = &metrics.snapshot_receive_total_duration_seconds;
+                durations.with_label_values(&from).observe(took);
+                metrics.snap_db_save_total_duration_seconds.observe(took);
+                metrics.snapshot_receive_success.with_label_values(&from).inc();
                 let (manifest, runs) = transfer.into_parts();
-                return swap(owner, manifest, runs).await;
+                metrics.snapshot_apply_in_progress_total.inc();
+                let swapped = swap(owner, manifest, runs).await;
+                metrics.snapshot_apply_in_progress_total.dec();
+                return swapped;
             }
             Err(Broken::Storage(error)) => return Err(error),
             Err(Broken::Transfer(reason)) => {
+                metrics.snapshot_receive_failures.with_label_values(&from).inc();
                 tracing::info!(reason, from = format!("{:x}", offer.from), "snapshot interrupted");
                 owner.shared.env.clock.sleep(owner.shared.election_timeout / 4).await;
             }
@@ -225,7 +242,7 @@ async fn swap(
     }
     let mut manifest = owner.manifest(&image);
     (manifest.installed, manifest.runs) = (true, metas.clone());
-    if let Err(error) = manifest.store(&*owner.disk(), &owner.dir).await {
+    if let Err(error) = owner.store(&manifest).await {
         let _stopping = shared.inbox.send(Event::AbortInstall).await;
         return Err(error);
     }

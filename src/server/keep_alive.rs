@@ -152,7 +152,6 @@ impl Handle {
             let op = Op::LeaseGrant(api::LeaseGrantRequest { id, ttl });
             match self.propose(caller, op).await {
                 Ok(Response::LeaseGrant { id, ttl }) => {
-                    self.metrics().lease_granted_total.inc();
                     let header = Some(self.header());
                     return Ok(api::LeaseGrantResponse { header, id, ttl, ..Default::default() });
                 }
@@ -171,10 +170,7 @@ impl Handle {
         request: api::LeaseRevokeRequest,
     ) -> Result<api::LeaseRevokeResponse> {
         match self.propose(caller, Op::LeaseRevoke(request)).await? {
-            Response::LeaseRevoke => {
-                self.metrics().lease_revoked_total.inc();
-                Ok(api::LeaseRevokeResponse { header: Some(self.header()) })
-            }
+            Response::LeaseRevoke => Ok(api::LeaseRevokeResponse { header: Some(self.header()) }),
             other => unreachable!("a revocation was answered with {other:?}"),
         }
     }

@@ -1,10 +1,11 @@
 //! What a server says about itself and its cluster.
 
 use super::handle::{Caller, Handle};
+use super::versions;
 use crate::apply::outcome::Response;
 use crate::apply::request::Op;
 use crate::error::{Error, Result};
-use crate::metrics::{CLUSTER_VERSION, ETCD_VERSION};
+use crate::metrics::ETCD_VERSION;
 use crate::pb::etcdserverpb::{self as api, AlarmType, ResponseHeader};
 use crate::pb::raftpb;
 
@@ -18,6 +19,9 @@ impl Handle {
         let mut errors = Vec::new();
         if view.leader == 0 {
             errors.push("etcdserver: no leader".to_string());
+        }
+        if shared.space.is_disk_full() {
+            errors.push("the disk of this member is full".to_string());
         }
         for alarm in state.alarms.list(AlarmType::None) {
             let name = alarm.alarm().as_str_name();
@@ -34,9 +38,12 @@ impl Handle {
             errors,
             db_size_in_use: size,
             is_learner: view.is_learner,
-            storage_version: CLUSTER_VERSION.to_string(),
-            db_size_quota: shared.quota_bytes,
-            downgrade_info: Some(api::DowngradeInfo::default()),
+            storage_version: versions::storage(&state.members).to_string(),
+            db_size_quota: shared.space.quota().setting(),
+            downgrade_info: Some(api::DowngradeInfo {
+                enabled: state.members.downgrade_target().is_some(),
+                target_version: state.members.downgrade_target().unwrap_or("").to_string(),
+            }),
         }
     }
 

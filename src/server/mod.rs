@@ -8,8 +8,9 @@
 //! - `peers` keeps one stream to each other member.
 //!
 //! Beside the ring: `run_dir` owns the directory of runs, `ticker` turns the clock into ticks,
-//! `applier::compactor` removes what compactions killed, `publish` announces the member. Callers
-//! come in through `handle`.
+//! `applier::compactor` removes what compactions killed, `auto_compactor` asks for them,
+//! `space_driver` looks after quota and disk, `prober` measures the way to the others, `publish`
+//! announces the member. Callers come in through `handle`.
 //!
 //! # Limits
 //!
@@ -27,7 +28,9 @@
 //! | batches in a peer's stream | 16, then HTTP/2 flow control | they wait in the queue above |
 
 pub mod applier;
+pub mod auto_compactor;
 pub mod checkpointer;
+pub mod count;
 pub mod event;
 pub mod handle;
 pub mod installer;
@@ -39,6 +42,7 @@ pub mod node;
 pub mod peer_service;
 pub mod peers;
 pub mod pending;
+pub mod prober;
 pub mod publish;
 pub mod reads;
 pub mod recipes;
@@ -48,10 +52,14 @@ pub mod runs;
 pub mod sent;
 pub mod shared;
 pub mod snapshots;
+pub mod space;
+pub mod space_driver;
 pub mod ticker;
+pub mod versions;
 pub mod watch_stream;
 pub mod wire;
 
+use crate::config::settings::AutoCompaction;
 use crate::env::Env;
 use crate::env::recorder;
 use crate::metrics::Metrics;
@@ -59,6 +67,8 @@ use crate::pb::raftpb::peer_server::PeerServer;
 use crate::raft::core::RaftCore;
 use crate::raft::state::Config;
 use crate::storage::checkpoint::NextNumbers;
+use crate::storage::data_dir::DataDir;
+use crate::storage::reserve::{self, Reserve};
 use crate::storage::wal::Wal;
 use crate::watch::hub::{Hub, HubOptions};
 use checkpointer::Checkpointer;
@@ -68,6 +78,7 @@ use peer_service::PeerService;
 use peers::Peers;
 use recovery::{Recovery, StartError, recover};
 use shared::{CheckpointOptions, Limits, Parts, Shared, StopReason};
+use space::{Space, SpaceParts};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -92,6 +103,9 @@ pub struct ServerConfig {
     pub pre_vote: bool,
     pub segment_bytes: u64,
     pub quota_bytes: i64,
+    pub auto_compaction: AutoCompaction,
+    /// Bytes of the disk that are set aside for the day on which it is full.
+    pub reserve_bytes: u64,
     pub progress_notify_interval: Duration,
     pub limits: Limits,
     pub checkpoints: CheckpointOptions,
@@ -112,6 +126,17 @@ impl ServerConfig {
             seed,
             ..HubOptions::default()
         }
+    }
+
+    fn space(&self, env: &Env, data_dir: &DataDir) -> Space {
+        let reserve = data_dir.member_dir().join(reserve::FILE_NAME);
+        Space::new(SpaceParts {
+            disk: env.disk.clone(),
+            dir: data_dir.wal_dir(),
+            quota_bytes: self.quota_bytes,
+            segment_bytes: self.segment_bytes,
+            reserve: Reserve::new(env.disk.clone(), reserve, self.reserve_bytes),
+        })
     }
 
     fn core_config(&self, id: u64, seed: u64) -> Config {
@@ -147,6 +172,8 @@ impl Default for ServerConfig {
             pre_vote: true,
             segment_bytes: 64 << 20,
             quota_bytes: 2 << 30,
+            auto_compaction: AutoCompaction::Off,
+            reserve_bytes: 0,
             progress_notify_interval: Duration::from_secs(600),
             limits: Limits::default(),
             checkpoints: CheckpointOptions::default(),
@@ -162,7 +189,7 @@ pub struct Server {
     client_urls: Vec<String>,
     tasks: Vec<JoinHandle<()>>,
     // Holds the lock of the data directory for as long as the server lives.
-    _data_dir: crate::storage::data_dir::DataDir,
+    _data_dir: DataDir,
 }
 
 impl Server {
@@ -185,6 +212,8 @@ impl Server {
         let (inbox, events) = mpsc::channel(INBOX_EVENTS);
         let core_config = config.core_config(member_id, env.seed);
         let metrics = Arc::new(Metrics::new());
+        metrics.quota_backend_bytes.set(config.quota_bytes);
+        let space = config.space(&env, &data_dir);
         let hub = Hub::new(config.hub_options(env.seed), state.store.revision());
         let shared = Arc::new(Shared::new(Parts {
             env,
@@ -192,7 +221,7 @@ impl Server {
             member_id,
             limits: config.limits.clone(),
             election_timeout: Duration::from_millis(config.election_ms),
-            quota_bytes: config.quota_bytes,
+            space,
             inbox,
             checkpoints: config.checkpoints,
             runs,
@@ -212,6 +241,9 @@ impl Server {
         let (name, client_urls) = (config.name, config.advertise_client_urls);
         let publish = publish::run(handle.clone(), name.clone(), client_urls.clone());
         tasks.push(tokio::spawn(publish));
+        tasks.push(tokio::spawn(versions::run(handle.clone())));
+        let compactor = auto_compactor::run(handle.clone(), config.auto_compaction);
+        tasks.push(tokio::spawn(compactor));
         Ok(Server { handle, peers, name, client_urls, tasks, _data_dir: data_dir })
     }
 
@@ -272,16 +304,17 @@ fn spawn_ring(parts: RingParts, shared: &Arc<Shared>, peers: &Arc<Peers>) -> Vec
     let checkpointer = Checkpointer::new(shared.clone(), peers.clone(), next, log.clone());
     let outlets = Outlets { peers: peers.clone(), log, apply, offers };
     let tick = heartbeat / ticker::TICKS_PER_HEARTBEAT;
-    let clock = shared.env.clock.clone();
     vec![
         tokio::spawn(Node::new(core, shared.clone(), outlets).run(events)),
         tokio::spawn(log_writer::run(wal, log_jobs, peers.clone(), shared.clone())),
         tokio::spawn(applier::run(apply_jobs, shared.clone())),
         tokio::spawn(applier::compactor(shared.clone())),
         tokio::spawn(run_dir::run(checkpointer, offered)),
-        tokio::spawn(ticker::run(clock, tick, shared.inbox.clone())),
+        tokio::spawn(ticker::run(tick, shared.clone())),
+        tokio::spawn(prober::run(shared.clone(), peers.clone())),
         tokio::spawn(watch_stream::catch_up(shared.clone())),
         tokio::spawn(lease_driver::run(shared.clone())),
+        tokio::spawn(space_driver::run(shared.clone())),
         tokio::spawn(keep_alive::run(shared.clone())),
         tokio::spawn(recipes::run(shared.clone())),
     ]

@@ -142,6 +142,7 @@ impl Node {
         };
         let expired = self.reads.expire(now, &error);
         self.shared.metrics.read_indexes_failed_total.inc_by(expired as u64);
+        self.shared.metrics.slow_read_indexes_total.inc_by(self.reads.take_lost());
         self.yield_leadership_if_stalled(now);
         self.finish_transfers(now);
     }

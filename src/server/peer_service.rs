@@ -5,6 +5,7 @@ use super::peers::{PROTOCOL_VERSION, Peers};
 use super::shared::Shared;
 use super::snapshots::Outgoing;
 use super::wire;
+use crate::metrics::hex;
 use crate::pb::raftpb as pb;
 use crate::pb::raftpb::peer_server::Peer;
 use crate::raft::message::Message;
@@ -68,10 +69,16 @@ impl Peer for PeerService {
             let reason = format!("member {from:x} has been removed from the cluster");
             return Ok(Response::new(pb::PeerClosed { reason, removed: true }));
         }
-        while let Some(batch) = stream.message().await? {
+        let metrics = &self.shared.metrics;
+        let received = metrics.peer_received_bytes_total.with_label_values(&[&hex(from)]);
+        let broken = |_: &Status| {
+            metrics.peer_received_failures_total.with_label_values(&[&hex(from)]).inc();
+        };
+        while let Some(batch) = stream.message().await.inspect_err(broken)? {
             let messages = batch.messages.into_iter().filter_map(|m| wire::decode(from, to, m));
             let messages: Vec<Message> = messages.collect();
             self.peers.heard(from, &messages);
+            received.inc_by(messages.iter().map(|m| wire::size_bytes(m) as u64).sum());
             if self.shared.inbox.send(Event::Peer(messages)).await.is_err() {
                 return Err(Status::unavailable("this member is stopping"));
             }

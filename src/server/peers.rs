@@ -10,9 +10,11 @@ use super::shared::Shared;
 use super::wire;
 use crate::env::clock::Mono;
 use crate::env::recorder;
+use crate::metrics::hex;
 use crate::pb::raftpb::peer_client::PeerClient;
 use crate::pb::raftpb::{Member, PeerBatch, PeerClosed, PeerHeader};
 use crate::raft::message::{Message, NodeId, Payload};
+use prometheus::IntCounter;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
@@ -70,7 +72,8 @@ impl Peers {
             return;
         }
         let (queue, waiting) = mpsc::channel(QUEUE_MESSAGES);
-        let link = Link { id, urls: urls.to_vec(), next_url: 0, peers: self.clone() };
+        let sent = self.shared.metrics.peer_sent_bytes_total.with_label_values(&[&hex(id)]);
+        let link = Link { id, urls: urls.to_vec(), next_url: 0, sent, peers: self.clone() };
         let task = tokio::spawn(link.run(waiting));
         let heard = self.shared.env.clock.now();
         let before = peers
@@ -176,6 +179,7 @@ impl Peers {
 
     /// Drops the report when the inbox is full: the next failure reports again.
     fn report_unreachable(&self, id: NodeId) {
+        self.shared.metrics.peer_sent_failures_total.with_label_values(&[&hex(id)]).inc();
         let _full = self.shared.inbox.try_send(Event::Unreachable(id));
     }
 
@@ -200,6 +204,8 @@ struct Link {
     id: NodeId,
     urls: Vec<String>,
     next_url: usize,
+    /// Bytes of messages handed to the transport.
+    sent: IntCounter,
     peers: Arc<Peers>,
 }
 
@@ -235,7 +241,8 @@ impl Link {
                 message = receive(&mut next, queue) => message,
             };
             let Some(message) = message else { return };
-            let batch = gather(message, queue);
+            let (batch, bytes) = gather(message, queue);
+            self.sent.inc_by(bytes as u64);
             let sent = tokio::select! {
                 biased;
                 ended = &mut call => return self.ended(ended.map(|closed| closed.into_inner())),
@@ -295,8 +302,8 @@ async fn receive(
     }
 }
 
-/// The message and what waits behind it, up to the size of a batch.
-fn gather(first: Message, queue: &mut mpsc::Receiver<Message>) -> PeerBatch {
+/// The message and what waits behind it, up to the size of a batch, and their bytes, about.
+fn gather(first: Message, queue: &mut mpsc::Receiver<Message>) -> (PeerBatch, usize) {
     let mut bytes = wire::size_bytes(&first);
     let mut messages = vec![wire::encode(first)];
     while messages.len() < BATCH_MESSAGES
@@ -306,5 +313,5 @@ fn gather(first: Message, queue: &mut mpsc::Receiver<Message>) -> PeerBatch {
         bytes += wire::size_bytes(&message);
         messages.push(wire::encode(message));
     }
-    PeerBatch { header: None, messages }
+    (PeerBatch { header: None, messages }, bytes)
 }

@@ -34,6 +34,8 @@ pub struct Reads {
     /// Readers whose index is known and not yet applied here.
     ready: BTreeMap<Index, Vec<Reply>>,
     next_ctx: u64,
+    /// Rounds that were lost and not yet asked for.
+    lost: u64,
 }
 
 /// After this long a round is taken to be lost and is asked again, under a new number.
@@ -44,7 +46,7 @@ impl Reads {
     /// of the process before must not confirm one of this.
     pub fn new(first_ctx: u64) -> Reads {
         let next_ctx = first_ctx >> 1;
-        Reads { waiting: Vec::new(), round: None, ready: BTreeMap::new(), next_ctx }
+        Reads { waiting: Vec::new(), round: None, ready: BTreeMap::new(), next_ctx, lost: 0 }
     }
 
     pub fn enter(&mut self, deadline: Mono, reply: Reply) {
@@ -58,7 +60,10 @@ impl Reads {
                 self.round = Some(round);
                 return None;
             }
-            Some(lost) => lost.readers,
+            Some(lost) => {
+                self.lost += 1;
+                lost.readers
+            }
             None => Vec::new(),
         };
         readers.append(&mut self.waiting);
@@ -110,6 +115,11 @@ impl Reads {
             }
         }
         expired
+    }
+
+    /// How many rounds were lost since the last call.
+    pub fn take_lost(&mut self) -> u64 {
+        std::mem::take(&mut self.lost)
     }
 
     /// How many readers wait.
@@ -164,6 +174,7 @@ mod tests {
         let lost = reads.begin(at(0)).expect("a reader waits");
         let again = reads.begin(at(500)).expect("the round was lost");
         assert_ne!(lost, again);
+        assert_eq!((reads.take_lost(), reads.take_lost()), (1, 0));
         reads.confirmed(lost, 1, 1);
         assert!(answer.try_recv().is_err());
         reads.refused(again);

@@ -6,6 +6,7 @@ use super::pending::Pending;
 use super::recipes::Abandoned;
 use super::runs::RunTable;
 use super::sent::Sent;
+use super::space::Space;
 use crate::apply::machine::StateMachine;
 use crate::env::Env;
 use crate::env::clock::Mono;
@@ -18,6 +19,7 @@ use crate::raft::message::{Index, NodeId, Term};
 use crate::watch::hub::Hub;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::Duration;
@@ -117,8 +119,8 @@ pub struct Shared {
     pub member_id: NodeId,
     pub limits: Limits,
     pub election_timeout: Duration,
-    /// Bytes of live data above which this member raises an alarm; 0 for none.
-    pub quota_bytes: i64,
+    /// The quota, and the room on the disk.
+    pub space: Space,
     pub metrics: Arc<Metrics>,
     /// The only inbox of the consensus task.
     pub inbox: mpsc::Sender<Event>,
@@ -146,6 +148,8 @@ pub struct Shared {
     pub sent: Sent,
     /// The shortest TTL that a lease is granted.
     pub lease_ttl_secs_min: i64,
+    /// The versions of the other members, as far as they have said them.
+    pub versions: Mutex<BTreeMap<NodeId, String>>,
     state: RwLock<StateMachine>,
     pending: Mutex<Pending>,
     view: Mutex<View>,
@@ -160,7 +164,7 @@ pub struct Parts {
     pub member_id: NodeId,
     pub limits: Limits,
     pub election_timeout: Duration,
-    pub quota_bytes: i64,
+    pub space: Space,
     pub inbox: mpsc::Sender<Event>,
     pub state: StateMachine,
     pub checkpoints: CheckpointOptions,
@@ -190,7 +194,7 @@ impl Shared {
             member_id: parts.member_id,
             limits: parts.limits,
             election_timeout: parts.election_timeout,
-            quota_bytes: parts.quota_bytes,
+            space: parts.space,
             metrics: parts.metrics,
             inbox: parts.inbox,
             hub: Mutex::new(parts.hub),
@@ -206,6 +210,7 @@ impl Shared {
             run_dir: parts.run_dir,
             sent: Sent::default(),
             lease_ttl_secs_min: parts.lease_ttl_secs_min,
+            versions: Mutex::default(),
             state: RwLock::new(parts.state),
             pending: Mutex::new(pending),
             view: Mutex::new(View { applied, checkpoint: applied, ..View::default() }),

@@ -7,6 +7,8 @@
 
 use super::event::Event;
 use super::shared::Shared;
+use crate::env::clock::Mono;
+use crate::metrics::hex;
 use crate::pb::raftpb::{FetchSnapshotRequest, SnapshotChunk};
 use crate::raft::message::{Index, NodeId};
 use crate::storage::checkpoint::Checkpoint;
@@ -27,6 +29,7 @@ pub struct Outgoing {
     offset: u64,
     total: u64,
     ended: bool,
+    begun: Mono,
 }
 
 impl Outgoing {
@@ -55,7 +58,9 @@ impl Outgoing {
         let offset = if is_begun { request.offset.min(total) } else { 0 };
         let number = shared.sent.enter(&checkpoint.manifest);
         let (shared, head) = (shared.clone(), head.freeze());
-        Ok(Outgoing { shared, to, number, checkpoint, head, offset, total, ended: false })
+        shared.metrics.snapshot_send_inflights_total.with_label_values(&[&hex(to)]).inc();
+        let begun = shared.env.clock.now();
+        Ok(Outgoing { shared, to, number, checkpoint, head, offset, total, ended: false, begun })
     }
 
     /// The next piece; none at the end.
@@ -100,6 +105,15 @@ impl Drop for Outgoing {
     fn drop(&mut self) {
         self.shared.sent.leave(self.number);
         let (peer, ok) = (self.to, self.offset == self.total);
+        let (metrics, to) = (&self.shared.metrics, hex(peer));
+        metrics.snapshot_send_inflights_total.with_label_values(&[&to]).dec();
+        if ok {
+            let took = (self.shared.env.clock.now() - self.begun).as_secs_f64();
+            metrics.snapshot_send_success.with_label_values(&[&to]).inc();
+            metrics.snapshot_send_total_duration_seconds.with_label_values(&[&to]).observe(took);
+        } else {
+            metrics.snapshot_send_failures.with_label_values(&[&to]).inc();
+        }
         // With the inbox full the core asks again by itself after an election timeout.
         let _full = self.shared.inbox.try_send(Event::SnapshotSent { peer, ok });
     }

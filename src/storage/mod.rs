@@ -21,6 +21,7 @@ pub mod frame;
 pub mod manifest;
 pub mod record;
 pub mod replay;
+pub mod reserve;
 pub mod run;
 pub mod run_receiver;
 pub mod run_writer;

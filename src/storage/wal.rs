@@ -146,6 +146,8 @@ pub struct Wal {
     last_index: u64,
     /// The encoded batch; kept between appends for its capacity.
     buffer: BytesMut,
+    /// Bytes of batches since the log was opened.
+    written: u64,
     /// Set while a write is under way and never cleared if it fails or is abandoned.
     in_doubt: bool,
 }
@@ -209,6 +211,7 @@ impl Wal {
             hard_state: content.hard_state,
             last_index: content.last_index,
             buffer,
+            written: 0,
             in_doubt: false,
         })
     }
@@ -255,6 +258,7 @@ impl Wal {
             hard_state,
             last_index: replayed.last_index,
             buffer: BytesMut::new(),
+            written: 0,
             in_doubt: false,
         };
         Ok((wal, state))
@@ -323,6 +327,11 @@ impl Wal {
     /// What the log takes on the disk.
     pub fn size_bytes(&self) -> u64 {
         self.segments.iter().map(|(_, length)| length).sum()
+    }
+
+    /// Bytes of the batches that were written since the log was opened.
+    pub fn written_bytes(&self) -> u64 {
+        self.written
     }
 
     pub fn segment_count(&self) -> usize {
@@ -394,6 +403,7 @@ impl Wal {
             self.buffer = BytesMut::new();
         }
         self.offset += size;
+        self.written += size;
         self.batch += 1;
         self.chain = chain;
         Ok(())

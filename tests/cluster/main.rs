@@ -1,4 +1,5 @@
-//! Real processes of detcd on loopback: killed, cut down to a minority, and fed bad input.
+//! Real processes of detcd on loopback: killed, cut down to a minority, filled up,
+//! and fed bad input.
 //!
 //! `DETCD_KILLS=20` kills more leaders than the four of an ordinary run, and `DETCD_PROGRAM`
 //! puts another server in the place of ours, for comparison.
@@ -6,8 +7,11 @@
 mod client;
 mod input;
 mod kill;
+mod metrics;
 mod quorum;
 mod recording;
+mod space;
+mod versions;
 
 use std::path::PathBuf;
 

@@ -162,6 +162,11 @@ impl SimDisk {
         self.state().counters
     }
 
+    /// What its files take, at their full length.
+    pub fn used_bytes(&self) -> u64 {
+        self.state().used_bytes()
+    }
+
     /// No sync returns before `pause` has passed.
     pub fn stall(&self, pause: Duration) {
         let mut state = self.state();

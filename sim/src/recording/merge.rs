@@ -94,6 +94,7 @@ impl Merge {
             }
             line::What::PeerLost { peer } => Event::PeerLost { peer: id_of(peer) },
             line::What::PeerBack { peer } => Event::PeerBack { peer: id_of(peer) },
+            line::What::DiskFull { full } => Event::DiskFull { full: *full },
             line::What::Checkpoint { index, took_us } => {
                 Event::Checkpointed { index: *index, revision: 0, runs: 0, took: micros(*took_us) }
             }

@@ -267,6 +267,25 @@ impl Fold<'_> {
                 lane.point(at);
                 Some((Kind::Snapshot, format!("installed entry {index}, revision {revision}")))
             }
+            Event::PeerLost { .. }
+            | Event::PeerBack { .. }
+            | Event::Alarm { .. }
+            | Event::AutoCompaction { .. }
+            | Event::DiskFull { .. } => self.remark(event),
+            Event::Proposed { .. } | Event::RoundTrip { .. } | Event::OwnAlarm { .. } => None,
+            Event::Stopped { reason } => {
+                lane.end_process(at, State::Down);
+                Some((Kind::Crash, format!("stops: {reason}")))
+            }
+        };
+        if let Some((kind, words)) = mark {
+            self.mark(at, Some(member), kind, words);
+        }
+    }
+
+    /// What changes no lane, in words.
+    fn remark(&self, event: &Event) -> Option<(Kind, String)> {
+        match event {
             Event::PeerLost { peer } => {
                 Some((Kind::Links, format!("loses touch with {}", self.name(*peer))))
             }
@@ -277,16 +296,18 @@ impl Fold<'_> {
                 let verb = if *raised { "raised" } else { "cleared" };
                 Some((Kind::Other, format!("alarm {alarm} of {} {verb}", self.name(*member))))
             }
-            Event::Proposed { .. } | Event::RoundTrip { .. } => None,
-            Event::Stopped { reason } => {
-                lane.end_process(at, State::Down);
-                Some((Kind::Crash, format!("stops: {reason}")))
+            Event::AutoCompaction { revision } => {
+                Some((Kind::Other, format!("compacts history before revision {revision}")))
             }
-        };
-        if let Some((kind, words)) = mark {
-            self.mark(at, Some(member), kind, words);
+            Event::DiskFull { full } => Some((Kind::Disk, full_words(*full))),
+            _ => None,
         }
     }
+}
+
+fn full_words(full: bool) -> String {
+    let words = if full { "its disk is full" } else { "its disk has room again" };
+    words.to_string()
 }
 
 fn state(role: RoleName) -> State {

@@ -21,6 +21,9 @@ use std::fmt::Arguments;
 use std::sync::{Arc, Mutex, MutexGuard};
 use tokio::time::Instant;
 
+/// Stands in the history for what members do of their own accord.
+const SERVERS: u64 = u64::MAX;
+
 /// What the book knows of one member.
 #[derive(Clone, Debug, Default)]
 pub struct MemberView {
@@ -281,6 +284,25 @@ impl SharedBook {
         self.fact(member, Fact::Loaded { index, revision, state_hash });
     }
 
+    /// Reads may be refused for it from here on, whatever becomes of it.
+    fn auto_compaction(&self, member: usize, revision: i64) {
+        self.reach("automatic compaction");
+        let at = self.now();
+        self.operation(Operation {
+            client: SERVERS,
+            member,
+            request: Request::Compact { revision, physical: false },
+            called: at,
+            returned: at,
+            outcome: Outcome::Unknown("asked for by the member itself".into()),
+        });
+    }
+
+    fn disk_full(&self, member: usize, full: bool) {
+        self.line(format_args!("m{member} disk full: {full}"));
+        self.reach(if full { "disk full" } else { "room on a full disk again" });
+    }
+
     fn record(&self, member: usize, event: &Event) {
         let at = self.now();
         if !matches!(event, Event::Proposed { .. } | Event::RoundTrip { .. }) {
@@ -367,6 +389,12 @@ impl SharedBook {
             | Event::PeerLost { .. }
             | Event::PeerBack { .. }
             | Event::Alarm { .. } => {}
+            Event::OwnAlarm { raised } => {
+                self.line(format_args!("m{member} own alarm: {raised}"));
+                self.reach(if *raised { "alarm raised" } else { "alarm taken back" });
+            }
+            Event::AutoCompaction { revision } => self.auto_compaction(member, *revision),
+            Event::DiskFull { full } => self.disk_full(member, *full),
             Event::Stopped { reason } => self.line(format_args!("m{member} stops: {reason}")),
         }
     }
@@ -392,6 +420,9 @@ impl Book {
             }
             (Request::Range(_), Outcome::Refused(Refusal::Compacted)) => {
                 self.marks.reach("refused as compacted");
+            }
+            (_, Outcome::Failed(text)) if text.contains("space exceeded") => {
+                self.marks.reach("refused without room");
             }
             (_, Outcome::Failed(text)) if text.contains("no leader") => {
                 self.marks.reach("refused without a leader");

@@ -11,6 +11,7 @@ use crate::plan::{Direction, Plan, Target};
 use crate::random::Stream;
 use crate::timeline::record::{Loss, Lost, What};
 use detcd::api::serve_clients;
+use detcd::config::settings::AutoCompaction;
 use detcd::env::Env;
 use detcd::env::disk::Disk;
 use detcd::membership::member_id;
@@ -344,12 +345,15 @@ impl Cluster {
         self.state(member).rotten
     }
 
-    /// Whether a stop of this process is explained by a fault of its disk.
-    pub fn is_excused(&self, member: usize) -> bool {
+    /// Whether a stop of this process is explained by a fault of its disk. A full disk keeps a
+    /// member from starting, and stops none that runs.
+    pub fn is_excused(&self, stop: &Stop) -> bool {
+        let member = stop.member;
         let disk = self.disk(member);
         let (now, then) = (disk.counters(), self.state(member).counters);
         let faults = |c: DiskCounters| {
-            c.failed_writes + c.failed_syncs + c.failed_reads + c.full + c.misdirected
+            let full = if stop.at_start { c.full } else { 0 };
+            c.failed_writes + c.failed_syncs + c.failed_reads + full + c.misdirected
         };
         disk.has_crashed() || faults(now) > faults(then)
     }
@@ -530,6 +534,12 @@ impl Seat {
             election_ms: options.election_ms,
             segment_bytes: options.wal_segment_bytes,
             checkpoints: checkpoints(options),
+            reserve_bytes: 2 * options.wal_segment_bytes,
+            quota_bytes: options.quotas.get(self.member).copied().unwrap_or(2 << 30),
+            auto_compaction: match options.auto_compaction_ms {
+                0 => AutoCompaction::Off,
+                ms => AutoCompaction::Periodic(Duration::from_millis(ms)),
+            },
             ..ServerConfig::default()
         }
     }

@@ -215,10 +215,11 @@ async fn disk(cluster: &Cluster, fault: &Fault) {
             pause(*down_ms).await;
             cluster.mend_disk(member);
         }
-        Fault::NoSpace { target, for_ms } => {
+        Fault::NoSpace { target, slack_bytes, for_ms } => {
             let member = cluster.resolve(*target);
             cluster.set_down_ms(member, *for_ms);
-            cluster.disk(member).set_faults(|faults| faults.capacity_bytes = 0);
+            let capacity = cluster.disk(member).used_bytes() + slack_bytes;
+            cluster.disk(member).set_faults(|faults| faults.capacity_bytes = capacity);
             pause(*for_ms).await;
             cluster.mend_disk(member);
         }

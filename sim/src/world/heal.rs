@@ -3,6 +3,7 @@
 use super::client::Caller;
 use super::cluster::Cluster;
 use super::faults::usual_latency;
+use super::operator;
 use crate::checker::liveness::{CoreMember, Healing};
 use crate::history::{Nanos, Outcome};
 use crate::model::{Put, Range, Request, Span};
@@ -50,6 +51,10 @@ pub async fn heal(cluster: &Cluster) -> Healing {
     healing.leader_at = wait_until(cluster, until, step, || agreed_leader(cluster, &core)).await;
     if healing.leader_at.is_none() {
         return healing;
+    }
+    if !options.quotas.is_empty() {
+        operator::make_room(cluster, &core, cluster.book().now() + healing.limit).await;
+        healing.leader_at = Some(cluster.book().now());
     }
     let mut probes = Vec::new();
     for member in &core {

@@ -16,6 +16,8 @@ pub mod cluster;
 pub mod faults;
 /// After the faults.
 pub mod heal;
+/// Who looks after quotas and alarms.
+pub mod operator;
 /// What is on the platters.
 pub mod platters;
 /// The watchers.
@@ -73,6 +75,10 @@ async fn simulate(plan: Plan, keep_trace: bool) -> Outcome {
             cluster.client_node(WATCHER_NODES + watcher).spawn(life)
         })
         .collect();
+    if !plan.options.quotas.is_empty() {
+        let life = operator::run(plan.clone(), book.clone(), until);
+        cluster.client_node(operator::client(&plan)).spawn(life);
+    }
     let faults = disturb(&cluster, until).await;
     for fault in faults {
         fault.abort();
@@ -152,13 +158,13 @@ async fn supervise(cluster: Cluster, mut stops: mpsc::UnboundedReceiver<Stop>) {
         }
         let book = cluster.book();
         book.line(format_args!("m{member} has stopped: {}", stop.reason));
-        if stop.at_start && cluster.is_rotten(member) && !cluster.is_excused(member) {
+        if stop.at_start && cluster.is_rotten(member) && !cluster.is_excused(&stop) {
             book.reach("refused to start");
             book.lock().members[member].out = true;
             cluster.hold_down(member, false);
             continue;
         }
-        if !cluster.is_excused(member) {
+        if !cluster.is_excused(&stop) {
             cluster::needless(book, &stop);
             continue;
         }

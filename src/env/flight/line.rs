@@ -69,6 +69,10 @@ pub enum What {
         alarm: String,
         raised: bool,
     },
+    /// The disk has no room for more of the log, or has some again.
+    DiskFull {
+        full: bool,
+    },
     /// The wall clock moved against the monotonic one.
     ClockJump {
         by_us: i64,

@@ -327,6 +327,7 @@ fn said(event: &Event) -> Option<What> {
         Event::Alarm { member, alarm, raised } => {
             What::Alarm { member: id_text(*member), alarm: alarm.to_string(), raised: *raised }
         }
+        Event::DiskFull { full } => What::DiskFull { full: *full },
         Event::Checkpointed { index, took, .. } => {
             What::Checkpoint { index: *index, took_us: micros(*took) }
         }
@@ -339,7 +340,10 @@ fn said(event: &Event) -> Option<What> {
         | Event::Persisted { .. }
         | Event::SyncStalled { .. }
         | Event::HardState { .. }
-        | Event::Rewritten { .. } => return None,
+        | Event::Rewritten { .. }
+        // Its becoming an alarm of the cluster is what counts.
+        | Event::OwnAlarm { .. }
+        | Event::AutoCompaction { .. } => return None,
     })
 }
 

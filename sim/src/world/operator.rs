@@ -1,0 +1,116 @@
+//! The operator: does about quotas and alarms what a runbook says, while the faults go on and
+//! after them.
+
+use super::book::SharedBook;
+use super::client::{Caller, client_address};
+use super::cluster::{Cluster, id_of};
+use crate::history::{Nanos, Outcome};
+use crate::model::{Delete, Request, Span};
+use crate::plan::Plan;
+use crate::random::Stream;
+use detcd::pb::etcdserverpb::alarm_request::AlarmAction;
+use detcd::pb::etcdserverpb::maintenance_client::MaintenanceClient;
+use detcd::pb::etcdserverpb::{AlarmMember, AlarmRequest, AlarmType};
+use std::time::Duration;
+use tokio::time::Instant;
+use tonic::transport::{Channel, Endpoint};
+
+/// How long one request of the operator may take.
+const TIMEOUT: Duration = Duration::from_secs(1);
+
+/// The number under which the operator's requests stand in the history.
+pub fn client(plan: &Plan) -> u64 {
+    plan.workload.clients + plan.options.members as u64 + 1
+}
+
+/// Works until `until`: lists alarms and takes one back, compacts, or deletes everything.
+pub async fn run(plan: Plan, book: SharedBook, until: Instant) {
+    let mut chance = Stream::new(plan.seed, "operator");
+    let members = plan.options.members;
+    let mut caller = Caller::new(client(&plan), members, TIMEOUT, book.clone());
+    loop {
+        let pause = Duration::from_millis(chance.between(300, 3_000));
+        if Instant::now() + pause >= until {
+            return;
+        }
+        tokio::time::sleep(pause).await;
+        let member = chance.below(members as u64) as usize;
+        match chance.below(3) {
+            0 => disarm_one(&book, member, &mut chance).await,
+            1 => {
+                let revision = book.lock().acknowledged_revision;
+                caller.ask(member, Request::Compact { revision, physical: false }).await;
+            }
+            _ => {
+                caller.ask(member, delete_all()).await;
+            }
+        }
+    }
+}
+
+fn delete_all() -> Request {
+    Request::Delete(Delete { span: Span::all(), prev_kv: false })
+}
+
+fn maintenance(member: usize) -> MaintenanceClient<Channel> {
+    let uri = format!("http://{}", client_address(member));
+    let endpoint = Endpoint::from_shared(uri).expect("an address is a valid URI");
+    MaintenanceClient::new(endpoint.connect_lazy())
+}
+
+/// Asks for a change of alarms, or for a list of them; nothing if there was no answer.
+async fn ask(member: usize, action: AlarmAction, alarm: AlarmMember) -> Vec<AlarmMember> {
+    let AlarmMember { member_id, alarm } = alarm;
+    let request = AlarmRequest { action: action.into(), member_id, alarm };
+    let mut client = maintenance(member);
+    match tokio::time::timeout(TIMEOUT, client.alarm(request)).await {
+        Ok(Ok(answer)) => answer.into_inner().alarms,
+        Ok(Err(_)) | Err(_) => Vec::new(),
+    }
+}
+
+async fn disarm_one(book: &SharedBook, member: usize, chance: &mut Stream) {
+    let raised = ask(member, AlarmAction::Get, AlarmMember::default()).await;
+    if raised.is_empty() {
+        return;
+    }
+    let alarm = *chance.pick(&raised);
+    let gone = ask(member, AlarmAction::Deactivate, alarm).await;
+    book.line(format_args!("the operator disarms {:x} of m{member}: {gone:?}", alarm.member_id));
+    book.reach("alarm taken back by hand");
+}
+
+/// Makes room as the runbook says and waits until the members of `core` have taken their alarms
+/// back. Alarms of members that are lost are taken back by hand.
+pub async fn make_room(cluster: &Cluster, core: &[usize], until: Nanos) {
+    let client = client(cluster.plan());
+    let node = cluster.client_node(client + 1);
+    let (cluster, core) = (cluster.clone(), core.to_vec());
+    let work = node.spawn(async move {
+        let book = cluster.book().clone();
+        let mut caller = Caller::new(client, cluster.members(), TIMEOUT, book.clone());
+        let raised = || {
+            let server = cluster.server(core[0]);
+            server.map(|s| s.shared().state().alarms.list(AlarmType::Nospace)).unwrap_or_default()
+        };
+        let own = |alarm: &AlarmMember| core.iter().any(|m| id_of(*m) == alarm.member_id);
+        loop {
+            if book.now() > until || book.is_broken() {
+                return;
+            }
+            let deleted = caller.ask(core[0], delete_all()).await;
+            if let Outcome::Done(reply) = deleted {
+                let revision = reply.revision;
+                caller.ask(core[0], Request::Compact { revision, physical: false }).await;
+            }
+            for lost in raised().into_iter().filter(|alarm| !own(alarm)) {
+                ask(core[0], AlarmAction::Deactivate, lost).await;
+            }
+            if raised().is_empty() {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    });
+    work.await.expect("the operator does not panic");
+}
