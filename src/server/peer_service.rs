@@ -2,11 +2,14 @@
 
 use super::event::Event;
 use super::peers::{PROTOCOL_VERSION, Peers};
+use super::reconfigure;
 use super::shared::Shared;
 use super::snapshots::Outgoing;
 use super::wire;
+use crate::apply::request::core_change;
 use crate::pb::raftpb as pb;
 use crate::pb::raftpb::peer_server::Peer;
+use crate::raft::message::NodeId;
 use futures::stream::BoxStream;
 use std::sync::Arc;
 use std::task::Poll;
@@ -49,6 +52,16 @@ impl PeerService {
         }
         Ok(header)
     }
+
+    fn is_removed(&self, id: NodeId) -> bool {
+        self.shared.state().members.is_removed(id)
+    }
+}
+
+/// What a member is told that no longer is one.
+fn removed(id: NodeId) -> pb::PeerClosed {
+    let reason = format!("member {id:x} has been removed from the cluster");
+    pb::PeerClosed { reason, removed: true }
 }
 
 #[tonic::async_trait]
@@ -63,12 +76,18 @@ impl Peer for PeerService {
         };
         let header = self.check(opening.header)?;
         let (from, to) = (header.from, header.to);
-        if self.shared.state().members.is_removed(from) {
-            let reason = format!("member {from:x} has been removed from the cluster");
-            return Ok(Response::new(pb::PeerClosed { reason, removed: true }));
+        if self.is_removed(from) {
+            return Ok(Response::new(removed(from)));
         }
+        // One that joined while this member was away: its addition is yet to be applied here.
+        self.peers.introduce(from, &header.peer_urls);
         while let Some(batch) = stream.message().await? {
-            self.peers.heard(from);
+            if !self.peers.heard(from) && self.is_removed(from) {
+                return Ok(Response::new(removed(from)));
+            }
+            if batch.messages.is_empty() {
+                continue;
+            }
             let messages = batch.messages.into_iter().filter_map(|m| wire::decode(from, to, m));
             if self.shared.inbox.send(Event::Peer(messages.collect())).await.is_err() {
                 return Err(Status::unavailable("this member is stopping"));
@@ -117,14 +136,21 @@ impl Peer for PeerService {
             version: crate::metrics::ETCD_VERSION.to_string(),
             members: state.members.iter().cloned().collect(),
             removed: state.members.removed().collect(),
+            applied: state.applied().index,
         }))
     }
 
-    async fn promote(
+    async fn change_members(
         &self,
-        _request: Request<pb::PromoteRequest>,
-    ) -> Result<Response<pb::PromoteResponse>, Status> {
-        Err(Status::unimplemented("promotion of learners"))
+        request: Request<pb::ChangeMembersRequest>,
+    ) -> Result<Response<pb::ChangeMembersResponse>, Status> {
+        let request = request.into_inner();
+        self.check(request.header)?;
+        let change = request.change.filter(|change| core_change(change).is_some());
+        let change =
+            change.ok_or_else(|| Status::invalid_argument("the change does not say of whom"))?;
+        let changed = reconfigure::change_here(&self.shared, change).await;
+        Ok(Response::new(reconfigure::answer(changed)))
     }
 
     type FetchSnapshotStream = BoxStream<'static, Result<pb::SnapshotChunk, Status>>;

@@ -12,6 +12,7 @@ use crate::env::clock::Mono;
 use crate::pb::raftpb::peer_client::PeerClient;
 use crate::pb::raftpb::{Member, PeerBatch, PeerClosed, PeerHeader};
 use crate::raft::message::{Message, NodeId};
+use futures::future::BoxFuture;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
@@ -38,6 +39,8 @@ struct Peer {
     task: JoinHandle<()>,
     /// When this member last heard from it, over the stream that the peer opened.
     heard: Mono,
+    /// Since when it has been heard from without a longer silence; none if it never was.
+    connected_since: Option<Mono>,
 }
 
 /// The other members, and how to reach them.
@@ -67,11 +70,15 @@ impl Peers {
         let (queue, waiting) = mpsc::channel(QUEUE_MESSAGES);
         let link = Link { id, urls: urls.to_vec(), next_url: 0, peers: self.clone() };
         let task = tokio::spawn(link.run(waiting));
-        let heard = self.shared.env.clock.now();
-        let before = peers.insert(id, Peer { urls: urls.to_vec(), queue, task, heard });
-        if let Some(before) = before {
+        let now = self.shared.env.clock.now();
+        let urls = urls.to_vec();
+        let mut peer = Peer { urls, queue, task, heard: now, connected_since: None };
+        if let Some(before) = peers.remove(&id) {
             before.task.abort();
+            // Another address is no other member.
+            (peer.heard, peer.connected_since) = (before.heard, before.connected_since);
         }
+        peers.insert(id, peer);
     }
 
     /// Makes exactly these members reachable.
@@ -119,12 +126,33 @@ impl Peers {
         }
     }
 
-    /// Notes that a peer was heard from.
-    pub fn heard(&self, id: NodeId) {
-        let now = self.shared.env.clock.now();
-        if let Some(peer) = self.lock().get_mut(&id) {
-            peer.heard = now;
+    /// Makes a member reachable that nobody else has spoken of yet.
+    pub fn introduce(self: &Arc<Peers>, id: NodeId, urls: &[String]) {
+        if !urls.is_empty() && !self.lock().contains_key(&id) {
+            self.set(id, urls);
         }
+    }
+
+    /// Notes that a peer was heard from; false if there is no such peer.
+    pub fn heard(&self, id: NodeId) -> bool {
+        let now = self.shared.env.clock.now();
+        let mut peers = self.lock();
+        let Some(peer) = peers.get_mut(&id) else { return false };
+        if now - peer.heard > self.shared.election_timeout {
+            peer.connected_since = None;
+        }
+        peer.connected_since.get_or_insert(now);
+        peer.heard = now;
+        true
+    }
+
+    /// For how long a peer has been connected; none if it is silent.
+    pub fn connected_for(&self, id: NodeId) -> Option<Duration> {
+        let now = self.shared.env.clock.now();
+        let peers = self.lock();
+        let peer = peers.get(&id)?;
+        let since = peer.connected_since?;
+        (now - peer.heard <= self.shared.election_timeout).then(|| now - since)
     }
 
     fn last_heard(&self, id: NodeId) -> Option<Mono> {
@@ -148,6 +176,7 @@ impl Peers {
             cluster_id: self.shared.cluster_id,
             from: self.shared.member_id,
             to,
+            peer_urls: self.shared.peer_urls.clone(),
         }
     }
 }
@@ -162,7 +191,15 @@ struct Link {
 
 impl Link {
     async fn run(mut self, mut queue: mpsc::Receiver<Message>) {
-        while let Some(first) = queue.recv().await {
+        loop {
+            let first = tokio::select! {
+                biased;
+                first = queue.recv() => match first {
+                    Some(first) => Some(first),
+                    None => return,
+                },
+                () = self.pause() => None,
+            };
             self.stream(first, &mut queue).await;
             // What waited for the stream that broke is stale: Raft sends again what matters.
             while queue.try_recv().is_ok() {}
@@ -172,8 +209,15 @@ impl Link {
         }
     }
 
+    /// How long a peer is left without a word: those that have nothing to say to each other show
+    /// that they are there, and learn of a removal.
+    fn pause(&self) -> BoxFuture<'static, ()> {
+        let shared = &self.peers.shared;
+        shared.env.clock.sleep(shared.election_timeout / 2)
+    }
+
     /// Sends until the stream breaks, the peer has been silent for too long, or the link is gone.
-    async fn stream(&mut self, first: Message, queue: &mut mpsc::Receiver<Message>) {
+    async fn stream(&mut self, first: Option<Message>, queue: &mut mpsc::Receiver<Message>) {
         let Some(mut client) = self.connect() else { return };
         let (batches, mut outgoing) = mpsc::channel::<PeerBatch>(STREAM_BATCHES);
         let opening = PeerBatch { header: Some(self.peers.header(self.id)), messages: Vec::new() };
@@ -184,15 +228,26 @@ impl Link {
         let call = client.messages(outgoing);
         let mut call = std::pin::pin!(call);
         let opened = self.peers.shared.env.clock.now();
-        let mut next = Some(first);
+        let mut next = first;
+        let mut pause = self.pause();
+        let mut was_quiet = true;
         loop {
-            let message = tokio::select! {
+            let batch = tokio::select! {
                 biased;
                 ended = &mut call => return self.ended(ended.map(|closed| closed.into_inner())),
-                message = receive(&mut next, queue) => message,
+                message = receive(&mut next, queue) => match message {
+                    Some(message) => gather(message, queue),
+                    None => return,
+                },
+                () = &mut pause => {
+                    pause = self.pause();
+                    if !std::mem::replace(&mut was_quiet, true) {
+                        continue;
+                    }
+                    PeerBatch::default()
+                }
             };
-            let Some(message) = message else { return };
-            let batch = gather(message, queue);
+            was_quiet &= batch.messages.is_empty();
             let sent = tokio::select! {
                 biased;
                 ended = &mut call => return self.ended(ended.map(|closed| closed.into_inner())),
@@ -235,7 +290,8 @@ impl Link {
     }
 }
 
-fn connect(url: &str, timeout: Duration) -> Option<PeerClient<Channel>> {
+/// A client of a member at this address; none if it is no address.
+pub fn connect(url: &str, timeout: Duration) -> Option<PeerClient<Channel>> {
     let endpoint = Endpoint::from_shared(url.to_string()).ok()?;
     let endpoint = endpoint.tcp_nodelay(true).connect_timeout(timeout);
     let client = PeerClient::new(endpoint.connect_lazy());

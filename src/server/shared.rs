@@ -4,6 +4,7 @@ use super::event::Event;
 use super::keep_alive::KeepAlives;
 use super::pending::Pending;
 use super::recipes::Abandoned;
+use super::reconfig_check::MembershipOptions;
 use super::runs::RunTable;
 use super::sent::Sent;
 use crate::apply::machine::StateMachine;
@@ -114,6 +115,9 @@ pub struct Shared {
     pub member_id: NodeId,
     pub limits: Limits,
     pub election_timeout: Duration,
+    pub membership: MembershipOptions,
+    /// Where the other members find this one.
+    pub peer_urls: Vec<String>,
     /// Bytes of live data above which this member raises an alarm; 0 for none.
     pub quota_bytes: i64,
     pub metrics: Arc<Metrics>,
@@ -157,6 +161,8 @@ pub struct Parts {
     pub member_id: NodeId,
     pub limits: Limits,
     pub election_timeout: Duration,
+    pub membership: MembershipOptions,
+    pub peer_urls: Vec<String>,
     pub quota_bytes: i64,
     pub inbox: mpsc::Sender<Event>,
     pub state: StateMachine,
@@ -187,6 +193,8 @@ impl Shared {
             member_id: parts.member_id,
             limits: parts.limits,
             election_timeout: parts.election_timeout,
+            membership: parts.membership,
+            peer_urls: parts.peer_urls,
             quota_bytes: parts.quota_bytes,
             metrics: parts.metrics,
             inbox: parts.inbox,

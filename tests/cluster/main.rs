@@ -6,6 +6,7 @@
 mod client;
 mod input;
 mod kill;
+mod membership;
 mod quorum;
 
 use std::path::PathBuf;

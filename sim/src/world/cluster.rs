@@ -500,6 +500,7 @@ impl Seat {
             data_dir: PathBuf::from(DATA_DIR),
             initial_cluster: (0..options.members).map(cluster).collect(),
             initial_cluster_token: TOKEN.to_string(),
+            advertise_peer_urls: vec![peer_url(self.member)],
             advertise_client_urls: vec![format!("http://{}", client_address(self.member))],
             heartbeat_ms: options.heartbeat_ms,
             election_ms: options.election_ms,

@@ -20,8 +20,6 @@ pub mod heal;
 pub mod platters;
 /// The watchers.
 pub mod watcher;
-/// Between the model's requests and the messages of the API.
-pub mod wire;
 
 use crate::checker::{Guarantee, linearizability, liveness, watch};
 use crate::history;

@@ -2,7 +2,7 @@
 
 use super::book::Book;
 use super::cluster::Cluster;
-use super::wire;
+use crate::wire;
 use crate::checker::raft::Platter;
 use crate::history::Outcome;
 use detcd::apply::request::{Op, decode};

@@ -2,8 +2,8 @@
 
 use super::book::SharedBook;
 use super::client::client_address;
-use super::wire;
 use crate::checker::watch::{Delivery, Stream as Watched, WatchEvent};
+use crate::wire;
 use crate::model::Span;
 use crate::plan::Plan;
 use crate::random::Stream;
