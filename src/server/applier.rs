@@ -3,6 +3,7 @@
 use super::event::{Event, Installed, Swap};
 use super::shared::Shared;
 use super::watch_stream;
+use crate::apply::machine::StateMachine;
 use crate::apply::outcome::Outcome;
 use crate::env::recorder;
 use crate::pb::raftpb;
@@ -59,6 +60,7 @@ fn install(swap: Swap, shared: &Shared) -> Installed {
             state.applied()
         );
         let before = std::mem::replace(&mut *state, new);
+        shared.env.recorder.record(&members_changed(&state));
         shared.runs.set_current(&runs);
         shared.hub().snapshot_installed(state.store.revision());
         before
@@ -90,12 +92,27 @@ fn apply_chunk(chunk: &[Entry], shared: &Shared) -> Vec<raftpb::ConfChange> {
             revision: state.store.revision(),
             state_hash: state.state_hash(),
         });
-        conf_changes.extend(outcome.conf_change.take());
+        if let Some(change) = outcome.conf_change.take() {
+            shared.env.recorder.record(&members_changed(&state));
+            conf_changes.push(change);
+        }
         deliver(outcome, shared);
     }
     drop(state);
     shared.metrics.proposals_applied_total.set(chunk.last().map_or(0, |e| e.index as i64));
     conf_changes
+}
+
+fn members_changed(state: &StateMachine) -> recorder::Event {
+    let seen = |member: &raftpb::Member| {
+        let url = member.peer_urls.first().cloned().unwrap_or_default();
+        (member.id, !member.is_learner, url)
+    };
+    recorder::Event::MembersChanged {
+        index: state.applied().index,
+        members: state.members.iter().map(seen).collect(),
+        removed: state.members.removed().collect(),
+    }
 }
 
 /// Tells watchers first, callers second: a caller that sees its answer finds the event on its way.

@@ -11,6 +11,7 @@ use super::reconfig_check::{Health, check};
 use super::shared::Shared;
 use crate::apply::outcome::Response;
 use crate::env::clock::Mono;
+use crate::env::recorder;
 use crate::error::{Error, Result};
 use crate::membership::member_id;
 use crate::pb::raftpb::{self, ChangeRefusal, ConfChange, ConfChangeKind, Member};
@@ -36,7 +37,15 @@ impl Node {
                 return;
             }
             match propose(&mut self.core, &self.shared, &self.outlets.peers, change) {
-                Ok(()) => self.shared.pending().sent(id),
+                Ok(()) => {
+                    self.shared.pending().sent(id);
+                    self.shared.env.recorder.record(&recorder::Event::ChangeProposed {
+                        index: self.core.last_index(),
+                        term: self.core.term(),
+                        commit: self.core.commit_index(),
+                        applied: self.core.applied_index(),
+                    });
+                }
                 // It is over within an election timeout.
                 Err(Error::LeaderChanged) => return,
                 Err(refusal) => self.shared.pending().answer(id, Err(refusal)),

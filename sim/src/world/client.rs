@@ -61,7 +61,7 @@ impl Caller {
 
 /// One client's life: a request, a pause, the next one, until `until`.
 pub async fn run(plan: Plan, client: u64, book: SharedBook, until: Instant) {
-    let members = plan.options.members;
+    let members = plan.seats();
     let timeout = Duration::from_millis(plan.workload.timeout_ms);
     let mut caller = Caller::new(client, members, timeout, book);
     let mut generator = Generator::new(plan.seed, client, &plan.workload);
