@@ -7,8 +7,8 @@ use crate::model::{
 use bytes::Bytes;
 use detcd::apply::request::Op;
 use detcd::pb::etcdserverpb as api;
-use detcd::pb::etcdserverpb::{compare, range_request, request_op, response_op};
 use detcd::pb::etcdserverpb::kv_client::KvClient;
+use detcd::pb::etcdserverpb::{compare, range_request, request_op, response_op};
 use detcd::pb::mvccpb;
 use tonic::Status;
 use tonic::transport::Channel;

@@ -160,7 +160,7 @@ impl Peer for PeerService {
         request: Request<pb::FetchSnapshotRequest>,
     ) -> Result<Response<Self::FetchSnapshotStream>, Status> {
         let request = request.into_inner();
-        let to = self.check(request.header)?.from;
+        let to = self.check(request.header.clone())?.from;
         let mut outgoing = Outgoing::open(&self.shared, to, &request)?;
         let pieces = futures::stream::poll_fn(move |_| Poll::Ready(outgoing.next_piece()));
         Ok(Response::new(Box::pin(pieces)))

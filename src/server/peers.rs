@@ -6,11 +6,11 @@
 //! and so is everything queued for a member that can't be reached.
 
 use super::event::Event;
-use super::shared::Shared;
+use super::shared::{Shared, StopReason};
 use super::wire;
 use crate::env::clock::Mono;
 use crate::pb::raftpb::peer_client::PeerClient;
-use crate::pb::raftpb::{Member, PeerBatch, PeerClosed, PeerHeader};
+use crate::pb::raftpb::{InfoRequest, Member, PeerBatch, PeerClosed, PeerHeader};
 use crate::raft::message::{Message, NodeId};
 use futures::future::BoxFuture;
 use std::collections::BTreeMap;
@@ -68,7 +68,8 @@ impl Peers {
             return;
         }
         let (queue, waiting) = mpsc::channel(QUEUE_MESSAGES);
-        let link = Link { id, urls: urls.to_vec(), next_url: 0, peers: self.clone() };
+        let link =
+            Link { id, urls: urls.to_vec(), next_url: 0, peers: self.clone(), question: None };
         let task = tokio::spawn(link.run(waiting));
         let now = self.shared.env.clock.now();
         let urls = urls.to_vec();
@@ -187,6 +188,16 @@ struct Link {
     urls: Vec<String>,
     next_url: usize,
     peers: Arc<Peers>,
+    /// The question that follows a stream's end; one at a time.
+    question: Option<JoinHandle<()>>,
+}
+
+impl Drop for Link {
+    fn drop(&mut self) {
+        if let Some(question) = self.question.take() {
+            question.abort();
+        }
+    }
 }
 
 impl Link {
@@ -201,6 +212,7 @@ impl Link {
                 () = self.pause() => None,
             };
             self.stream(first, &mut queue).await;
+            self.ask_whether_removed();
             // What waited for the stream that broke is stale: Raft sends again what matters.
             while queue.try_recv().is_ok() {}
             self.peers.report_unreachable(self.id);
@@ -259,11 +271,32 @@ impl Link {
         }
     }
 
+    /// A stream may end because this member was removed, and the answer that says so get lost.
+    fn ask_whether_removed(&mut self) {
+        if self.question.as_ref().is_some_and(|question| !question.is_finished()) {
+            return;
+        }
+        let Some(mut client) = self.connect() else { return };
+        let shared = self.peers.shared.clone();
+        let header = Some(self.peers.header(self.id));
+        self.question = Some(tokio::spawn(async move {
+            let answer = tokio::select! {
+                biased;
+                answer = client.info(InfoRequest { header }) => answer,
+                () = shared.env.clock.sleep(shared.election_timeout) => return,
+            };
+            let Ok(info) = answer.map(|info| info.into_inner()) else { return };
+            if info.cluster_id == shared.cluster_id && info.removed.contains(&shared.member_id) {
+                shared.stop(StopReason::Removed);
+            }
+        }));
+    }
+
     fn ended(&self, ended: Result<PeerClosed, tonic::Status>) {
         match ended {
             Ok(closed) if closed.removed => {
                 tracing::error!(peer = format!("{:x}", self.id), "this member was removed");
-                self.peers.shared.stop(super::shared::StopReason::Removed);
+                self.peers.shared.stop(StopReason::Removed);
             }
             Ok(closed) if closed.reason.is_empty() => {}
             Ok(closed) => tracing::warn!(peer = format!("{:x}", self.id), reason = closed.reason),

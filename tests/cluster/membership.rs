@@ -232,11 +232,10 @@ async fn a_member_without_its_data_is_refused_and_replaced() {
     let new = add(&url, &cluster.members[2].peer_url, false).await;
     assert_ne!(new, id);
     cluster.join(2, &[0, 1]).expect("it joins under another id");
-    let read = bounded(kv(&cluster.members[2].client_url).range(pb::RangeRequest {
-        key: "key".into(),
-        ..Default::default()
-    }));
-    assert_eq!(read.await.expect("a read").kvs.len(), 1);
+    let mut newcomer = kv(&cluster.members[2].client_url);
+    let request = pb::RangeRequest { key: "key".into(), ..Default::default() };
+    let read = bounded(newcomer.range(request)).await.expect("a read");
+    assert_eq!(read.kvs.len(), 1);
 }
 
 #[tokio::test]
@@ -250,6 +249,29 @@ async fn a_member_removed_while_it_was_down_ends_when_it_comes_back() {
     let log = ended(&mut cluster, 2);
     assert!(log.contains("permanently removed from the cluster"), "{log}");
     assert!(wait_writable(&url, SOON).await, "the others go on");
+}
+
+#[tokio::test]
+async fn a_survivor_goes_on_alone_and_the_others_cannot_come_back() {
+    let mut cluster = Cluster::start(&program(), 3, &[]).expect("three members start");
+    let url = cluster.members[0].client_url.clone();
+    let learner = add(&url, "http://127.0.0.1:1", true).await;
+    put(&url, "key", "value").await.expect("a put");
+    for index in 0..3 {
+        cluster.kill(index).expect("a member dies");
+    }
+    cluster.spawn_with(0, &["--force-new-cluster"]).expect("a survivor starts");
+    cluster.wait_ready(0, SOON).expect("it serves alone");
+    let request = pb::MemberListRequest { linearizable: true };
+    let list = bounded(members_of(&url).member_list(request)).await.expect("a list of members");
+    let names: Vec<&str> = list.members.iter().map(|member| member.name.as_str()).collect();
+    assert_eq!(names, ["m0"], "the learner {learner:x} is gone too");
+    let request = pb::RangeRequest { key: "key".into(), ..Default::default() };
+    assert_eq!(bounded(kv(&url).range(request)).await.expect("a read").kvs.len(), 1);
+    put(&url, "key", "another value").await.expect("a put");
+    cluster.spawn(1).expect("another one comes back");
+    let log = ended(&mut cluster, 1);
+    assert!(log.contains("permanently removed from the cluster"), "{log}");
 }
 
 /// Puts until one is taken, and says how many attempts failed.
@@ -273,7 +295,10 @@ async fn a_rolling_restart_costs_a_client_a_retry_at_the_most() {
         cluster.terminate(index).expect("a signal");
         let url = &urls[(index + 1) % 3];
         let begin = Instant::now();
-        while cluster.wait_exit(index, Duration::from_millis(20)).expect("it can be asked").is_none()
+        while cluster
+            .wait_exit(index, Duration::from_millis(20))
+            .expect("it can be asked")
+            .is_none()
             && cluster.is_running(index)
         {
             assert!(begin.elapsed() < SOON, "{index} does not stop");

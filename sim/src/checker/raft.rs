@@ -543,7 +543,8 @@ mod tests {
 
     #[test]
     fn members_change_one_at_a_time_and_never_come_back() {
-        for last in [members(4, 0b101, 0), members(4, 0b1011, 0b10), members(4, 0b11100, 0b1000000)] {
+        for last in [members(4, 0b101, 0), members(4, 0b1011, 0b10), members(4, 0b11100, 0b1000000)]
+        {
             let applied = [(0, applied(1, 1)), (0, applied(2, 1)), (0, applied(3, 1))];
             let facts = [members(3, 0b111, 0b1000000)].into_iter().chain([last]);
             let facts: Vec<_> = applied.into_iter().chain(facts).collect();
@@ -556,9 +557,8 @@ mod tests {
     #[test]
     fn a_change_before_its_time_is_seen() {
         let committed = (0, Fact::Committed { index: 5, term: 3, checksum: 0 });
-        let proposed = |index, term, applied| {
-            (0, Fact::ChangeProposed { index, term, commit: 5, applied })
-        };
+        let proposed =
+            |index, term, applied| (0, Fact::ChangeProposed { index, term, commit: 5, applied });
         assert_eq!(broken(&[committed, proposed(9, 4, 5)]), Guarantee::MembershipSafety);
         assert_eq!(broken(&[proposed(9, 4, 5), committed]), Guarantee::MembershipSafety);
         let two = [committed, proposed(9, 3, 5), proposed(10, 3, 8)];

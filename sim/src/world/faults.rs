@@ -239,7 +239,8 @@ async fn other(cluster: &Cluster, fault: &Fault) {
             if *by_ms > 0 { clock.jump_forward(by) } else { clock.jump_back(by) }
         }
         Fault::TransferLeader { to } => {
-            let target = cluster.book().lock().id_of(cluster.resolve(*to));
+            let to = cluster.resolve(*to);
+            let target = cluster.book().lock().id_of(to);
             let leader = cluster.resolve(Target::Leader);
             if let (Some(server), Some(target)) = (cluster.server(leader), target) {
                 let moved = tokio::time::timeout(ms(10_000), server.move_leader(target)).await;

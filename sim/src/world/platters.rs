@@ -2,9 +2,9 @@
 
 use super::book::Book;
 use super::cluster::Cluster;
-use crate::wire;
 use crate::checker::raft::Platter;
 use crate::history::Outcome;
+use crate::wire;
 use detcd::apply::request::{Op, decode};
 use detcd::raft::message::{Entry, EntryKind};
 use detcd::storage::replay::{Replayed, replay};

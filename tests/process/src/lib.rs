@@ -160,8 +160,7 @@ impl Cluster {
     pub fn flags(&self, index: usize) -> Vec<String> {
         let member = &self.members[index];
         let founders = self.members.iter().filter(|m| m.joins.is_none());
-        let peers: Vec<String> =
-            founders.map(|m| format!("{}={}", m.name, m.peer_url)).collect();
+        let peers: Vec<String> = founders.map(|m| format!("{}={}", m.name, m.peer_url)).collect();
         let (state, peers) = match &member.joins {
             Some(joins) => ("existing", joins.clone()),
             None => ("new", peers.join(",")),
@@ -183,10 +182,16 @@ impl Cluster {
 
     /// Starts one member on what its data directory holds; its log file begins anew.
     pub fn spawn(&mut self, index: usize) -> io::Result<()> {
+        self.spawn_with(index, &[])
+    }
+
+    /// Like `spawn`, with more flags for this start.
+    pub fn spawn_with(&mut self, index: usize, more: &[&str]) -> io::Result<()> {
         assert!(self.members[index].child.is_none(), "member {index} runs already");
         let log = File::create(self.log_path(index))?;
         let child = Command::new(&self.program)
             .args(self.flags(index))
+            .args(more)
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
             .stderr(log)
