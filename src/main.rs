@@ -15,11 +15,11 @@ use detcd::env::real_disk::RealDisk;
 use detcd::env::recorder::{NoRecorder, Recorder};
 use detcd::http::{self, Options, Site};
 use detcd::metrics::ETCD_VERSION;
+use detcd::server::reconfig_check::MembershipOptions;
 use detcd::server::shared::{CheckpointOptions, Limits, StopReason};
 use detcd::server::{Server, ServerConfig};
 use std::io::IsTerminal;
 use std::net::SocketAddr;
-use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
@@ -144,7 +144,6 @@ async fn serve(config: Config) -> Result<(), String> {
     let interrupt = on(SignalKind::interrupt())?;
     let terminate = on(SignalKind::terminate())?;
     let listeners = Listeners::bind(&config).await?;
-    check_joining(&config)?;
     // The one place where chance enters the daemon: all streams of chance begin at this seed.
     #[expect(clippy::disallowed_methods)]
     let seed = rand::random();
@@ -211,7 +210,7 @@ fn told(reason: StopReason) -> Result<(), String> {
     match reason {
         StopReason::Requested => Ok(()),
         StopReason::Removed => {
-            tracing::warn!("this member was removed from the cluster");
+            tracing::warn!("the member has been permanently removed from the cluster");
             Ok(())
         }
         StopReason::Disk(text) => Err(text),
@@ -264,26 +263,16 @@ fn notify_supervisor() {
     }
 }
 
-/// A member that joins a running cluster must learn of it from the others, which is not there
-/// yet; founding one instead would let it vote twice.
-fn check_joining(config: &Config) -> Result<(), String> {
-    let wal = Path::new(&config.data_dir).join("wal");
-    let is_empty = std::fs::read_dir(wal).map_or(true, |mut entries| entries.next().is_none());
-    if config.initial_cluster_state == ClusterState::Existing && is_empty {
-        return Err("--initial-cluster-state=existing with an empty data directory: joining a \
-                    running cluster is not there yet"
-            .to_string());
-    }
-    Ok(())
-}
-
 fn server_config(config: &Config) -> ServerConfig {
     ServerConfig {
         name: config.name.clone(),
         data_dir: config.data_dir.clone().into(),
         initial_cluster: config.initial_cluster.clone(),
         initial_cluster_token: config.initial_cluster_token.clone(),
+        joins: config.initial_cluster_state == ClusterState::Existing,
+        force_new_cluster: config.force_new_cluster,
         advertise_client_urls: url::texts(&config.advertise_client_urls),
+        advertise_peer_urls: url::texts(&config.initial_advertise_peer_urls),
         heartbeat_ms: config.heartbeat_ms,
         election_ms: config.election_ms,
         pre_vote: config.pre_vote,
@@ -301,6 +290,11 @@ fn server_config(config: &Config) -> ServerConfig {
             keep_entries: config.snapshot_catchup_entries,
             resident_bytes: config.resident_bytes,
             ..CheckpointOptions::default()
+        },
+        membership: MembershipOptions {
+            strict: config.strict_reconfig_check,
+            max_learners: config.max_learners,
+            ..MembershipOptions::default()
         },
         ..ServerConfig::default()
     }

@@ -166,6 +166,10 @@ impl Members {
                 Some(_) => Ok(()),
             },
             ConfChangeKind::Remove if known.is_none() => Err(Error::MemberNotFound),
+            // Nobody would be left to decide anything.
+            ConfChangeKind::Remove if self.voters() == [member.id] => {
+                Err(Error::NotEnoughStartedMembers)
+            }
             ConfChangeKind::Remove => Ok(()),
             ConfChangeKind::Update if known.is_none() => Err(Error::MemberNotFound),
             ConfChangeKind::Update => self.check_peer_urls(member),

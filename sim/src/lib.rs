@@ -44,6 +44,8 @@ pub mod sweep;
 pub mod timeline;
 /// One line an event, and a hash over all.
 pub mod trace;
+/// Between the model's requests and the messages of the API.
+pub mod wire;
 /// What the clients ask for.
 pub mod workload;
 /// A cluster of real servers in the simulated runtime.

@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 
 /// All marks, each with what it means.
-pub const ALL: [(&str, &str); 36] = [
+pub const ALL: [(&str, &str); 42] = [
     ("leader changed", "a second term had a leader"),
     ("two leaders at once", "a leader of an old term had not heard of the leader of a later one"),
     ("quorum lost", "a majority of the members was down at once"),
@@ -37,6 +37,12 @@ pub const ALL: [(&str, &str); 36] = [
     ("disk full", "a member saw that its disk was full"),
     ("room on a full disk again", "a member saw room on a disk that had been full"),
     ("automatic compaction", "a leader compacted without being asked"),
+    ("member joined", "a member that was added at run time had applied its own addition"),
+    ("learner promoted", "a learner became a voter"),
+    ("member removed", "a voter was removed"),
+    ("leader removed", "the member that led was removed"),
+    ("member replaced", "a member was lost with its disk, and another one took its place"),
+    ("removed member stopped", "a member that was removed heard of it and stopped"),
     ("segments rolled", "a disk held more than one segment of the log"),
     ("checkpoint taken", "a checkpoint was durable"),
     ("run rewritten", "a run that was mostly dead was written anew"),

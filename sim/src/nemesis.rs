@@ -55,6 +55,15 @@ const CLOCKS: [Class; 2] = [
 const OPERATIONS: [Class; 1] =
     [Class { name: "transfer-leader", draw: transfer, per_ten_seconds: 3 }];
 
+const MEMBERS: [Class; 3] = [
+    Class { name: "add-member", draw: add_member, per_ten_seconds: 2 },
+    Class { name: "remove-member", draw: remove_member, per_ten_seconds: 2 },
+    Class { name: "replace-member", draw: replace_member, per_ten_seconds: 1 },
+];
+
+/// Members that a plan adds at the most.
+const NEWCOMERS_MAX: usize = 4;
+
 const ROT: [Class; 1] = [Class { name: "bit-rot", draw: bit_rot, per_ten_seconds: 1 }];
 
 /// Draws the actions of a plan whose options stand already.
@@ -89,8 +98,30 @@ pub fn draw(plan: &Plan) -> Vec<Action> {
             actions.push(at_some_time(&mut s, plan, filler.draw));
         }
     }
+    if plan.mode == Mode::Safety {
+        let before = actions.len();
+        MEMBERS.iter().for_each(|class| draw_class(plan, class, &mut actions));
+        if actions.len() > before {
+            // Rot destroys a minority of the founders; who has not left may be the last intact.
+            actions.retain(|action| action.fault.class() != "bit-rot");
+        }
+    }
     actions.sort_by_key(|action| action.at_ms);
+    seat_newcomers(plan, &mut actions);
     actions
+}
+
+/// Gives every newcomer a place of its own, in order; there is room for a few.
+fn seat_newcomers(plan: &Plan, actions: &mut Vec<Action>) {
+    let mut next = plan.options.members;
+    actions.retain_mut(|action| match &mut action.fault {
+        Fault::AddMember { seat, .. } | Fault::ReplaceMember { seat, .. } => {
+            *seat = next;
+            next += 1;
+            next <= plan.options.members + NEWCOMERS_MAX
+        }
+        _ => true,
+    });
 }
 
 /// Swarm: each class is on with p = 0.5, then its intensity is drawn.
@@ -252,6 +283,18 @@ fn wall_jump(s: &mut Stream, plan: &Plan) -> Fault {
 
 fn transfer(s: &mut Stream, plan: &Plan) -> Fault {
     Fault::TransferLeader { to: target(s, plan) }
+}
+
+fn add_member(s: &mut Stream, _: &Plan) -> Fault {
+    Fault::AddMember { seat: 0, learner: s.chance(500), promote: s.chance(800) }
+}
+
+fn remove_member(s: &mut Stream, plan: &Plan) -> Fault {
+    Fault::RemoveMember { target: target(s, plan) }
+}
+
+fn replace_member(s: &mut Stream, plan: &Plan) -> Fault {
+    Fault::ReplaceMember { target: target(s, plan), seat: 0 }
 }
 
 /// A cut for the whole run that leaves a quorum connected in full, and links of the others that

@@ -143,6 +143,11 @@ pub struct Weights {
 }
 
 impl Options {
+    /// The rate of a member's clock in thousandths; that of a newcomer is true.
+    pub fn clock_rate(&self, member: usize) -> u64 {
+        self.clock_rates.get(member).copied().unwrap_or(1000)
+    }
+
     pub fn draw(seed: u64, mode: Mode) -> Options {
         let mut s = Stream::new(seed, "options");
         let members = match mode {

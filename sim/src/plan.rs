@@ -163,6 +163,23 @@ pub enum Fault {
     TransferLeader {
         to: Target,
     },
+
+    // --- members ---
+    /// An operator adds a member and starts it; a learner is promoted once it may be, or never.
+    AddMember {
+        seat: usize,
+        learner: bool,
+        promote: bool,
+    },
+    /// An operator removes the target.
+    RemoveMember {
+        target: Target,
+    },
+    /// The target is lost with its disk; an operator removes it and adds another one.
+    ReplaceMember {
+        target: Target,
+        seat: usize,
+    },
 }
 
 /// How the links of a cut were chosen; for the reader only.
@@ -208,6 +225,26 @@ impl Plan {
         plan
     }
 
+    /// How many members there may be in all: the founders, and those that an action adds.
+    pub fn seats(&self) -> usize {
+        let seat = |action: &Action| match action.fault {
+            Fault::AddMember { seat, .. } | Fault::ReplaceMember { seat, .. } => seat + 1,
+            _ => 0,
+        };
+        self.actions.iter().map(seat).fold(self.options.members, usize::max)
+    }
+
+    /// Whether members come and go.
+    pub fn changes_members(&self) -> bool {
+        let changes = |action: &Action| {
+            matches!(
+                action.fault,
+                Fault::AddMember { .. } | Fault::RemoveMember { .. } | Fault::ReplaceMember { .. }
+            )
+        };
+        self.actions.iter().any(changes)
+    }
+
     /// The plan as a file.
     pub fn to_toml(&self) -> String {
         toml::to_string(self).expect("a plan consists of what TOML has")
@@ -245,6 +282,9 @@ impl Fault {
             Fault::ClockRate { .. } => "clock-rate",
             Fault::WallJump { .. } => "wall-jump",
             Fault::TransferLeader { .. } => "transfer-leader",
+            Fault::AddMember { .. } => "add-member",
+            Fault::RemoveMember { .. } => "remove-member",
+            Fault::ReplaceMember { .. } => "replace-member",
         }
     }
 }
@@ -277,7 +317,7 @@ mod tests {
                 *classes.entry(action.fault.class()).or_default() += 1;
             }
         }
-        assert_eq!(classes.len(), 22, "every class is drawn: {classes:?}");
+        assert_eq!(classes.len(), 25, "every class is drawn: {classes:?}");
     }
 
     #[test]

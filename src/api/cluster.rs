@@ -1,6 +1,8 @@
 //! The Cluster service: who the members are.
 
 use crate::api::front::Front;
+use crate::config::url::Url;
+use crate::error::Error;
 use crate::metrics::Call;
 use crate::pb::detcd::raft;
 use crate::pb::etcdserverpb::cluster_server::Cluster;
@@ -46,6 +48,12 @@ fn shown(member: &raft::Member) -> Member {
     }
 }
 
+/// The addresses of a member, if all of them are some.
+fn check_urls(urls: Vec<String>) -> Result<Vec<String>, Error> {
+    let valid = !urls.is_empty() && urls.iter().all(|url| Url::parse(url).is_ok());
+    if valid { Ok(urls) } else { Err(Error::MemberBadUrls) }
+}
+
 #[tonic::async_trait]
 impl Cluster for ClusterService {
     async fn member_list(
@@ -63,29 +71,56 @@ impl Cluster for ClusterService {
 
     async fn member_add(
         &self,
-        _: Request<MemberAddRequest>,
+        request: Request<MemberAddRequest>,
     ) -> Result<Response<MemberAddResponse>, Status> {
-        self.front.absent(&self.add, "MemberAdd")
+        let work = |caller: Caller, request: MemberAddRequest| async move {
+            let handle = &self.front.handle;
+            let urls = check_urls(request.peer_ur_ls)?;
+            let (member, members) = handle.member_add(&caller, urls, request.is_learner).await?;
+            let members = members.iter().map(shown).collect();
+            let header = Some(handle.cluster_header());
+            Ok(MemberAddResponse { header, member: Some(shown(&member)), members })
+        };
+        self.front.unary(&self.add, request, work).await
     }
 
     async fn member_remove(
         &self,
-        _: Request<MemberRemoveRequest>,
+        request: Request<MemberRemoveRequest>,
     ) -> Result<Response<MemberRemoveResponse>, Status> {
-        self.front.absent(&self.remove, "MemberRemove")
+        let work = |caller: Caller, request: MemberRemoveRequest| async move {
+            let handle = &self.front.handle;
+            let members = handle.member_remove(&caller, request.id).await?;
+            let members = members.iter().map(shown).collect();
+            Ok(MemberRemoveResponse { header: Some(handle.cluster_header()), members })
+        };
+        self.front.unary(&self.remove, request, work).await
     }
 
     async fn member_update(
         &self,
-        _: Request<MemberUpdateRequest>,
+        request: Request<MemberUpdateRequest>,
     ) -> Result<Response<MemberUpdateResponse>, Status> {
-        self.front.absent(&self.update, "MemberUpdate")
+        let work = |caller: Caller, request: MemberUpdateRequest| async move {
+            let handle = &self.front.handle;
+            let urls = check_urls(request.peer_ur_ls)?;
+            let members = handle.member_update(&caller, request.id, urls).await?;
+            let members = members.iter().map(shown).collect();
+            Ok(MemberUpdateResponse { header: Some(handle.cluster_header()), members })
+        };
+        self.front.unary(&self.update, request, work).await
     }
 
     async fn member_promote(
         &self,
-        _: Request<MemberPromoteRequest>,
+        request: Request<MemberPromoteRequest>,
     ) -> Result<Response<MemberPromoteResponse>, Status> {
-        self.front.absent(&self.promote, "MemberPromote")
+        let work = |caller: Caller, request: MemberPromoteRequest| async move {
+            let handle = &self.front.handle;
+            let members = handle.member_promote(&caller, request.id).await?;
+            let members = members.iter().map(shown).collect();
+            Ok(MemberPromoteResponse { header: Some(handle.cluster_header()), members })
+        };
+        self.front.unary(&self.promote, request, work).await
     }
 }

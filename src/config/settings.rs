@@ -75,6 +75,9 @@ pub struct Config {
     pub initial_cluster: Vec<(String, Vec<String>)>,
     pub initial_cluster_state: ClusterState,
     pub initial_cluster_token: String,
+    pub force_new_cluster: bool,
+    pub strict_reconfig_check: bool,
+    pub max_learners: usize,
     pub heartbeat_ms: u64,
     pub election_ms: u64,
     pub pre_vote: bool,
@@ -241,6 +244,12 @@ impl Raw {
         usize::try_from(self.uint(name)).unwrap_or(usize::MAX)
     }
 
+    /// A whole number that must not be negative.
+    fn count(&self, name: &str) -> Result<usize, String> {
+        let text = self.text(name);
+        text.parse().map_err(|_| format!("--{name} must not be negative (set to {text})"))
+    }
+
     fn bool(&self, name: &str) -> bool {
         go_bool(self.text(name)).expect("check_kinds has read it")
     }
@@ -297,6 +306,9 @@ impl Raw {
             initial_cluster,
             initial_cluster_state: self.cluster_state()?,
             initial_cluster_token: self.text("initial-cluster-token").to_string(),
+            force_new_cluster: self.bool("force-new-cluster"),
+            strict_reconfig_check: self.bool("strict-reconfig-check"),
+            max_learners: self.count("max-learners")?,
             heartbeat_ms: self.uint("heartbeat-interval"),
             election_ms: self.uint("election-timeout"),
             pre_vote: self.bool("pre-vote"),

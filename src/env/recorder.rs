@@ -38,6 +38,11 @@ pub enum Event {
     Committed { index: u64, term: u64, checksum: u32 },
     /// The state machine has applied an entry.
     Applied { index: u64, term: u64, revision: i64, state_hash: u64 },
+    /// Who the members are after this entry: ids, whether they vote, where their peers find them.
+    MembersChanged { index: u64, members: Vec<(u64, bool, String)>, removed: Vec<u64> },
+    /// A leader has put a change of membership into its log, when so much was committed and
+    /// applied.
+    ChangeProposed { index: u64, term: u64, commit: u64, applied: u64 },
     /// A checkpoint is durable: the state after entry `index`, in so many runs.
     Checkpointed { index: u64, revision: i64, runs: usize, took: Duration },
     /// So many runs were written as one, of which `kept` bytes were still wanted.

@@ -73,6 +73,12 @@ impl RaftCore {
         self.state.propose_or_forward(Payload::ProposeConfChange { data, change })
     }
 
+    /// Whether a change of membership proposed at this moment would be taken: this member leads,
+    /// every earlier change is applied here, and an entry of this term is committed.
+    pub fn may_change_conf(&self) -> bool {
+        self.state.may_change_conf()
+    }
+
     /// A ConfChange entry is being applied and was found valid. Call it before `applied` of
     /// the entry's index. Returns the configuration from here on.
     pub fn apply_conf_change(&mut self, change: &ConfChange) -> ConfState {

@@ -97,9 +97,10 @@ impl State {
     /// Appends a change of membership if no other is under way and this leader's term has
     /// committed something: otherwise two leaders could each change the same configuration.
     pub(super) fn propose_conf_change_here(&mut self, data: Bytes) -> Result<(), ProposeRefused> {
-        let Role::Leader(leader) = &self.role else { return Err(ProposeRefused::NoLeader) };
-        let pending = leader.last_conf_change > self.log.applied();
-        if pending || self.log.commit() < leader.first_of_term {
+        if !matches!(self.role, Role::Leader(_)) {
+            return Err(ProposeRefused::NoLeader);
+        }
+        if !self.may_change_conf() {
             return Err(ProposeRefused::ConfChangePending);
         }
         self.admit(data.len())?;
@@ -109,6 +110,12 @@ impl State {
             leader.last_conf_change = last;
         }
         Ok(())
+    }
+
+    pub(super) fn may_change_conf(&self) -> bool {
+        let Role::Leader(leader) = &self.role else { return false };
+        let pending = leader.last_conf_change > self.log.applied();
+        !pending && self.log.commit() >= leader.first_of_term
     }
 
     /// Raises the commit index to what a quorum has made durable, if that is an entry of this

@@ -4,6 +4,7 @@ use super::count;
 use super::event::{Event, Installed, Swap};
 use super::shared::Shared;
 use super::watch_stream;
+use crate::apply::machine::StateMachine;
 use crate::apply::outcome::Outcome;
 use crate::env::recorder;
 use crate::pb::etcdserverpb::{AlarmMember, AlarmType};
@@ -67,6 +68,7 @@ fn install(swap: Swap, shared: &Shared) -> Installed {
             revision: state.store.revision(),
             state_hash: state.state_hash(),
         });
+        shared.env.recorder.record(&members_changed(&state));
         shared.runs.set_current(&runs);
         shared.hub().snapshot_installed(state.store.revision());
         before
@@ -102,7 +104,10 @@ fn apply_chunk(chunk: &[Entry], shared: &Shared) -> Vec<raftpb::ConfChange> {
             revision: state.store.revision(),
             state_hash: state.state_hash(),
         });
-        conf_changes.extend(outcome.conf_change.take());
+        if let Some(change) = outcome.conf_change.take() {
+            shared.env.recorder.record(&members_changed(&state));
+            conf_changes.push(change);
+        }
         deliver(outcome, shared);
     }
     let alarmed = state.alarms.is_raised_by(shared.member_id, AlarmType::Nospace);
@@ -122,6 +127,18 @@ fn note_alarms(shared: &Shared, before: &[AlarmMember], after: &[AlarmMember]) {
     };
     after.iter().filter(|alarm| !before.contains(alarm)).for_each(|alarm| note(alarm, true));
     before.iter().filter(|alarm| !after.contains(alarm)).for_each(|alarm| note(alarm, false));
+}
+
+fn members_changed(state: &StateMachine) -> recorder::Event {
+    let seen = |member: &raftpb::Member| {
+        let url = member.peer_urls.first().cloned().unwrap_or_default();
+        (member.id, !member.is_learner, url)
+    };
+    recorder::Event::MembersChanged {
+        index: state.applied().index,
+        members: state.members.iter().map(seen).collect(),
+        removed: state.members.removed().collect(),
+    }
 }
 
 /// Tells watchers first, callers second: a caller that sees its answer finds the event on its way.

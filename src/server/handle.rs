@@ -248,6 +248,12 @@ impl Handle {
         self.admit_write(caller)?;
         let live_bytes = self.shared.state().store.live_bytes();
         self.shared.space.admit(live_bytes, request::cost_bytes(&op))?;
+        self.propose_admitted(op).await
+    }
+
+    /// Proposes what this member has to say itself, which it may do as a learner too.
+    pub async fn propose_admitted(&self, op: Op) -> Result<Response> {
+        self.shared.check_running()?;
         let bytes = raftpb::Request { id: u64::MAX, op: None, ..Default::default() }.encoded_len()
             + op.encoded_len();
         if bytes > self.shared.limits.max_request_bytes {
@@ -258,19 +264,6 @@ impl Handle {
         answer.await.map_err(|_| Error::Stopped)?
     }
 
-    /// Puts a change of membership into the log and waits until this member has applied it.
-    pub async fn propose_conf_change(
-        &self,
-        caller: &Caller,
-        mut change: raftpb::ConfChange,
-    ) -> Result<Response> {
-        self.admit_write(caller)?;
-        let (id, answer) = self.enter(change.encoded_len())?;
-        change.id = id;
-        self.send(Event::ProposeConfChange { id, change }).await?;
-        answer.await.map_err(|_| Error::Stopped)?
-    }
-
     /// Hands leadership to a member; 0 leaves the choice to the leader.
     pub async fn move_leader(&self, target: NodeId) -> Result<()> {
         let (done, answer) = oneshot::channel();
@@ -278,7 +271,7 @@ impl Handle {
         answer.await.map_err(|_| Error::Stopped)?
     }
 
-    fn admit_write(&self, caller: &Caller) -> Result<()> {
+    pub(super) fn admit_write(&self, caller: &Caller) -> Result<()> {
         self.shared.check_running()?;
         let view = self.shared.view();
         if view.is_learner {
@@ -293,12 +286,12 @@ impl Handle {
         Ok(())
     }
 
-    fn enter(&self, bytes: usize) -> Result<(u64, oneshot::Receiver<Result<Response>>)> {
+    pub(super) fn enter(&self, bytes: usize) -> Result<(u64, oneshot::Receiver<Result<Response>>)> {
         let deadline = self.shared.env.clock.now() + self.shared.request_timeout();
         self.shared.pending().enter(bytes, deadline)
     }
 
-    async fn send(&self, event: Event) -> Result<()> {
+    pub(super) async fn send(&self, event: Event) -> Result<()> {
         self.shared.inbox.send(event).await.map_err(|_| Error::Stopped)
     }
 

@@ -107,13 +107,14 @@ async fn renew(shared: &Arc<Shared>, ids: &[i64]) -> Result<Vec<i64>> {
 }
 
 /// A connection to the leader, and how to present oneself to it.
-fn leader_client(shared: &Shared) -> Result<(PeerClient<Channel>, PeerHeader)> {
+pub fn leader_client(shared: &Shared) -> Result<(PeerClient<Channel>, PeerHeader)> {
     let leader = shared.view().leader;
     let header = PeerHeader {
         protocol_version: PROTOCOL_VERSION,
         cluster_id: shared.cluster_id,
         from: shared.member_id,
         to: leader,
+        peer_urls: shared.peer_urls.clone(),
     };
     let mut link = shared.keep_alives.link.lock().expect("no holder of the link panics");
     if let Some(link) = link.as_ref().filter(|link| link.leader == leader) {

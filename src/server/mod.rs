@@ -34,6 +34,7 @@ pub mod count;
 pub mod event;
 pub mod handle;
 pub mod installer;
+pub mod join;
 pub mod keep_alive;
 pub mod lease_driver;
 pub mod log_writer;
@@ -46,6 +47,8 @@ pub mod prober;
 pub mod publish;
 pub mod reads;
 pub mod recipes;
+pub mod reconfig_check;
+pub mod reconfigure;
 pub mod recovery;
 pub mod run_dir;
 pub mod runs;
@@ -54,6 +57,7 @@ pub mod shared;
 pub mod snapshots;
 pub mod space;
 pub mod space_driver;
+pub mod start_error;
 pub mod ticker;
 pub mod versions;
 pub mod watch_stream;
@@ -76,9 +80,11 @@ use handle::Handle;
 use node::{Node, Outlets};
 use peer_service::PeerService;
 use peers::Peers;
-use recovery::{Recovery, StartError, recover};
+use reconfig_check::MembershipOptions;
+use recovery::{Recovery, recover};
 use shared::{CheckpointOptions, Limits, Parts, Shared, StopReason};
 use space::{Space, SpaceParts};
+use start_error::StartError;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -94,10 +100,16 @@ const INBOX_EVENTS: usize = 4096;
 pub struct ServerConfig {
     pub name: String,
     pub data_dir: PathBuf,
-    /// The founders, each a name and its peer URLs.
+    /// The founders, or the members of the cluster to join: each a name and its peer URLs.
     pub initial_cluster: Vec<(String, Vec<String>)>,
+    /// A member without data joins a running cluster, and founds none.
+    pub joins: bool,
+    /// Make this member the only one of a cluster of its own, with the data that it has.
+    pub force_new_cluster: bool,
     pub initial_cluster_token: String,
     pub advertise_client_urls: Vec<String>,
+    /// Where the other members find this one.
+    pub advertise_peer_urls: Vec<String>,
     pub heartbeat_ms: u64,
     pub election_ms: u64,
     pub pre_vote: bool,
@@ -109,6 +121,7 @@ pub struct ServerConfig {
     pub progress_notify_interval: Duration,
     pub limits: Limits,
     pub checkpoints: CheckpointOptions,
+    pub membership: MembershipOptions,
 }
 
 impl ServerConfig {
@@ -165,8 +178,11 @@ impl Default for ServerConfig {
                 "default".to_string(),
                 vec!["http://localhost:2380".to_string()],
             )],
+            joins: false,
+            force_new_cluster: false,
             initial_cluster_token: "etcd-cluster".to_string(),
             advertise_client_urls: vec!["http://localhost:2379".to_string()],
+            advertise_peer_urls: vec!["http://localhost:2380".to_string()],
             heartbeat_ms: 100,
             election_ms: 1000,
             pre_vote: true,
@@ -177,6 +193,7 @@ impl Default for ServerConfig {
             progress_notify_interval: Duration::from_secs(600),
             limits: Limits::default(),
             checkpoints: CheckpointOptions::default(),
+            membership: MembershipOptions::default(),
         }
     }
 }
@@ -199,7 +216,8 @@ impl Server {
     /// When the data directory can't be used or is damaged, or the configuration contradicts it.
     pub async fn start(config: ServerConfig, env: Env) -> Result<Server, StartError> {
         let recovery = recover(&config, &env).await?;
-        let Recovery { data_dir, wal, cluster_id, member_id, state, core, runs, next } = recovery;
+        let Recovery { data_dir, wal, cluster_id, member_id, state, core, runs, next, remotes } =
+            recovery;
         env.recorder.record(&recorder::Event::Recovered {
             member: member_id,
             term: core.hard_state.term,
@@ -224,6 +242,8 @@ impl Server {
             space,
             inbox,
             checkpoints: config.checkpoints,
+            membership: config.membership,
+            peer_urls: config.advertise_peer_urls.clone(),
             runs,
             run_dir: data_dir.run_dir(),
             lease_ttl_secs_min: config.lease_ttl_secs_min(),
@@ -233,6 +253,9 @@ impl Server {
         }));
         let peers = Peers::new(shared.clone());
         peers.set_all(&shared.state().members.iter().cloned().collect::<Vec<_>>());
+        for remote in remotes {
+            peers.set(remote.id, &remote.peer_urls);
+        }
         let core = RaftCore::new(core_config, core);
         let heartbeat = Duration::from_millis(config.heartbeat_ms);
         let parts = RingParts { core, wal, next, events, heartbeat };

@@ -8,7 +8,7 @@ use super::event::{Event, Installed};
 use super::log_writer::LogJob;
 use super::peers::Peers;
 use super::reads::Reads;
-use super::shared::Shared;
+use super::shared::{Shared, StopReason};
 use super::ticker::TICKS_PER_HEARTBEAT;
 use crate::apply::request;
 use crate::env::clock::Mono;
@@ -38,20 +38,16 @@ pub struct Outlets {
     pub offers: mpsc::Sender<SnapshotOffer>,
 }
 
-/// A request that is not in the core yet.
-enum Unsent {
-    Request(Bytes),
-    ConfChange(raftpb::ConfChange),
-}
-
 /// The consensus task.
 pub struct Node {
-    core: RaftCore,
-    shared: Arc<Shared>,
-    outlets: Outlets,
+    pub(super) core: RaftCore,
+    pub(super) shared: Arc<Shared>,
+    pub(super) outlets: Outlets,
     reads: Reads,
     /// Requests that no leader has been offered yet, in order.
-    unsent: VecDeque<(u64, Unsent)>,
+    unsent: VecDeque<(u64, Bytes)>,
+    /// Changes of membership that wait for the one before, in order.
+    pub(super) conf_changes: VecDeque<(u64, raftpb::ConfChange)>,
     /// The oldest write that is not durable yet, and since when.
     writing: VecDeque<(u64, Mono)>,
     transfers: Vec<(NodeId, Mono, oneshot::Sender<Result<()>>)>,
@@ -68,6 +64,7 @@ impl Node {
             outlets,
             reads,
             unsent: VecDeque::new(),
+            conf_changes: VecDeque::new(),
             writing: VecDeque::new(),
             transfers: Vec::new(),
             yielded_for: 0,
@@ -89,6 +86,7 @@ impl Node {
                 next = if taken < DRAIN_EVENTS { inbox.try_recv().ok() } else { None };
             }
             self.propose_unsent();
+            self.propose_conf_changes();
             self.begin_reads();
             self.hand_out();
         }
@@ -96,10 +94,8 @@ impl Node {
 
     fn handle(&mut self, event: Event) {
         match event {
-            Event::Propose { id, data } => self.unsent.push_back((id, Unsent::Request(data))),
-            Event::ProposeConfChange { id, change } => {
-                self.unsent.push_back((id, Unsent::ConfChange(change)));
-            }
+            Event::Propose { id, data } => self.unsent.push_back((id, data)),
+            Event::ProposeConfChange { id, change } => self.enter_conf_change(id, change),
             Event::Read(reply) => {
                 let deadline = self.shared.env.clock.now() + self.shared.request_timeout();
                 self.reads.enter(deadline, reply);
@@ -133,6 +129,7 @@ impl Node {
         let expired = self.shared.pending().expire(now);
         let pending = self.shared.pending();
         self.unsent.retain(|(id, _)| pending.contains(*id));
+        self.conf_changes.retain(|(id, _)| pending.contains(*id));
         self.shared.metrics.proposals_pending.set(pending.len() as i64);
         drop(pending);
         self.shared.metrics.proposals_failed_total.inc_by(expired as u64);
@@ -252,7 +249,9 @@ impl Node {
     fn update_peer(&self, change: raftpb::ConfChange) {
         let Some(member) = change.member else { return };
         let removed = change.kind == raftpb::ConfChangeKind::Remove as i32;
-        if removed {
+        if removed && member.id == self.shared.member_id {
+            tokio::spawn(leave(self.shared.clone()));
+        } else if removed {
             self.outlets.peers.remove(member.id);
         } else if !member.peer_urls.is_empty() {
             self.outlets.peers.set(member.id, &member.peer_urls);
@@ -261,12 +260,8 @@ impl Node {
 
     /// Offers what waits to the leader, this member or another, in batches.
     fn propose_unsent(&mut self) {
-        while let Some((_, first)) = self.unsent.front() {
-            let refused = match first {
-                Unsent::Request(_) => self.propose_batch(),
-                Unsent::ConfChange(_) => self.propose_first_conf_change(),
-            };
-            match refused {
+        while !self.unsent.is_empty() {
+            match self.propose_batch() {
                 Ok(()) => {}
                 // They wait for a leader, until their time is up.
                 Err(ProposeRefused::NoLeader | ProposeRefused::Transferring) => return,
@@ -278,8 +273,7 @@ impl Node {
     fn propose_batch(&mut self) -> std::result::Result<(), ProposeRefused> {
         let mut bytes = 0;
         let mut batch = Vec::new();
-        for (_, unsent) in &self.unsent {
-            let Unsent::Request(data) = unsent else { break };
+        for (_, data) in &self.unsent {
             if !batch.is_empty() && bytes + data.len() > BATCH_BYTES {
                 break;
             }
@@ -296,29 +290,9 @@ impl Node {
         Ok(())
     }
 
-    fn propose_first_conf_change(&mut self) -> std::result::Result<(), ProposeRefused> {
-        let Some((id, Unsent::ConfChange(change))) = self.unsent.front() else { return Ok(()) };
-        let id = *id;
-        let data = request::encode_conf_change(change);
-        match request::core_change(change) {
-            Some(change) => self.core.propose_conf_change(data, change)?,
-            // An update of addresses changes nothing for the core, and goes as a plain entry.
-            None => self
-                .core
-                .propose(vec![request::encode(id, request::Op::MemberUpdate(change.clone()))])?,
-        }
-        self.shared.pending().sent(id);
-        self.unsent.pop_front();
-        Ok(())
-    }
-
     fn refuse_first(&mut self) {
-        if let Some((id, unsent)) = self.unsent.pop_front() {
-            let error = match unsent {
-                Unsent::Request(_) => Error::TooManyRequests,
-                Unsent::ConfChange(_) => Error::UnhealthyCluster,
-            };
-            self.shared.pending().answer(id, Err(error));
+        if let Some((id, _)) = self.unsent.pop_front() {
+            self.shared.pending().answer(id, Err(Error::TooManyRequests));
         }
     }
 
@@ -404,6 +378,14 @@ impl Node {
         tracing::info!(?role, term, leader = format!("{leader:x}"), "role changed");
         self.shared.env.recorder.record(&recorder::Event::RoleChanged { role, term, leader });
     }
+}
+
+/// Ends this member after its removal. It hands leadership over first, and tells the others what
+/// is committed: they may need it to go on.
+async fn leave(shared: Arc<Shared>) {
+    tracing::warn!("the member has been permanently removed from the cluster");
+    shared.env.clock.sleep(shared.election_timeout).await;
+    shared.stop(StopReason::Removed);
 }
 
 /// Ticks of the core in an election timeout of `election` against heartbeats of `heartbeat`.

@@ -2,13 +2,15 @@
 
 use super::event::Event;
 use super::peers::{PROTOCOL_VERSION, Peers};
+use super::reconfigure;
 use super::shared::Shared;
 use super::snapshots::Outgoing;
 use super::wire;
+use crate::apply::request::core_change;
 use crate::metrics::hex;
 use crate::pb::raftpb as pb;
 use crate::pb::raftpb::peer_server::Peer;
-use crate::raft::message::Message;
+use crate::raft::message::{Message, NodeId};
 use futures::stream::BoxStream;
 use std::sync::Arc;
 use std::task::Poll;
@@ -51,6 +53,16 @@ impl PeerService {
         }
         Ok(header)
     }
+
+    fn is_removed(&self, id: NodeId) -> bool {
+        self.shared.state().members.is_removed(id)
+    }
+}
+
+/// What a member is told that no longer is one.
+fn removed(id: NodeId) -> pb::PeerClosed {
+    let reason = format!("member {id:x} has been removed from the cluster");
+    pb::PeerClosed { reason, removed: true }
 }
 
 #[tonic::async_trait]
@@ -65,10 +77,11 @@ impl Peer for PeerService {
         };
         let header = self.check(opening.header)?;
         let (from, to) = (header.from, header.to);
-        if self.shared.state().members.is_removed(from) {
-            let reason = format!("member {from:x} has been removed from the cluster");
-            return Ok(Response::new(pb::PeerClosed { reason, removed: true }));
+        if self.is_removed(from) {
+            return Ok(Response::new(removed(from)));
         }
+        // One that joined while this member was away: its addition is yet to be applied here.
+        self.peers.introduce(from, &header.peer_urls);
         let metrics = &self.shared.metrics;
         let received = metrics.peer_received_bytes_total.with_label_values(&[&hex(from)]);
         let broken = |_: &Status| {
@@ -77,7 +90,12 @@ impl Peer for PeerService {
         while let Some(batch) = stream.message().await.inspect_err(broken)? {
             let messages = batch.messages.into_iter().filter_map(|m| wire::decode(from, to, m));
             let messages: Vec<Message> = messages.collect();
-            self.peers.heard(from, &messages);
+            if !self.peers.heard(from, &messages) && self.is_removed(from) {
+                return Ok(Response::new(removed(from)));
+            }
+            if messages.is_empty() {
+                continue;
+            }
             received.inc_by(messages.iter().map(|m| wire::size_bytes(m) as u64).sum());
             if self.shared.inbox.send(Event::Peer(messages)).await.is_err() {
                 return Err(Status::unavailable("this member is stopping"));
@@ -126,14 +144,21 @@ impl Peer for PeerService {
             version: crate::metrics::ETCD_VERSION.to_string(),
             members: state.members.iter().cloned().collect(),
             removed: state.members.removed().collect(),
+            applied: state.applied().index,
         }))
     }
 
-    async fn promote(
+    async fn change_members(
         &self,
-        _request: Request<pb::PromoteRequest>,
-    ) -> Result<Response<pb::PromoteResponse>, Status> {
-        Err(Status::unimplemented("promotion of learners"))
+        request: Request<pb::ChangeMembersRequest>,
+    ) -> Result<Response<pb::ChangeMembersResponse>, Status> {
+        let request = request.into_inner();
+        self.check(request.header)?;
+        let change = request.change.filter(|change| core_change(change).is_some());
+        let change =
+            change.ok_or_else(|| Status::invalid_argument("the change does not say of whom"))?;
+        let changed = reconfigure::change_here(&self.shared, change).await;
+        Ok(Response::new(reconfigure::answer(changed)))
     }
 
     type FetchSnapshotStream = BoxStream<'static, Result<pb::SnapshotChunk, Status>>;
@@ -143,7 +168,7 @@ impl Peer for PeerService {
         request: Request<pb::FetchSnapshotRequest>,
     ) -> Result<Response<Self::FetchSnapshotStream>, Status> {
         let request = request.into_inner();
-        let to = self.check(request.header)?.from;
+        let to = self.check(request.header.clone())?.from;
         let mut outgoing = Outgoing::open(&self.shared, to, &request)?;
         let pieces = futures::stream::poll_fn(move |_| Poll::Ready(outgoing.next_piece()));
         Ok(Response::new(Box::pin(pieces)))

@@ -6,14 +6,15 @@
 //! and so is everything queued for a member that can't be reached.
 
 use super::event::Event;
-use super::shared::Shared;
+use super::shared::{Shared, StopReason};
 use super::wire;
 use crate::env::clock::Mono;
 use crate::env::recorder;
 use crate::metrics::hex;
 use crate::pb::raftpb::peer_client::PeerClient;
-use crate::pb::raftpb::{Member, PeerBatch, PeerClosed, PeerHeader};
+use crate::pb::raftpb::{InfoRequest, Member, PeerBatch, PeerClosed, PeerHeader};
 use crate::raft::message::{Message, NodeId, Payload};
+use futures::future::BoxFuture;
 use prometheus::IntCounter;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -45,6 +46,8 @@ struct Peer {
     lost: bool,
     /// When the oldest heartbeat left that it has not answered.
     asked: Option<Mono>,
+    /// Since when it has been heard from without a longer silence; none if it never was.
+    connected_since: Option<Mono>,
 }
 
 /// The other members, and how to reach them.
@@ -73,14 +76,25 @@ impl Peers {
         }
         let (queue, waiting) = mpsc::channel(QUEUE_MESSAGES);
         let sent = self.shared.metrics.peer_sent_bytes_total.with_label_values(&[&hex(id)]);
-        let link = Link { id, urls: urls.to_vec(), next_url: 0, sent, peers: self.clone() };
+        let (owner, question) = (self.clone(), None);
+        let link = Link { id, urls: urls.to_vec(), next_url: 0, sent, peers: owner, question };
         let task = tokio::spawn(link.run(waiting));
-        let heard = self.shared.env.clock.now();
-        let before = peers
-            .insert(id, Peer { urls: urls.to_vec(), queue, task, heard, lost: false, asked: None });
-        if let Some(before) = before {
+        let now = self.shared.env.clock.now();
+        let mut peer = Peer {
+            urls: urls.to_vec(),
+            queue,
+            task,
+            heard: now,
+            lost: false,
+            asked: None,
+            connected_since: None,
+        };
+        if let Some(before) = peers.remove(&id) {
             before.task.abort();
+            // Another address is no other member.
+            (peer.heard, peer.connected_since) = (before.heard, before.connected_since);
         }
+        peers.insert(id, peer);
     }
 
     /// Makes exactly these members reachable.
@@ -134,28 +148,39 @@ impl Peers {
         }
     }
 
-    /// Notes that a peer was heard from, and whether it answers a heartbeat.
-    pub fn heard(&self, id: NodeId, messages: &[Message]) {
+    /// Makes a member reachable that nobody else has spoken of yet.
+    pub fn introduce(self: &Arc<Peers>, id: NodeId, urls: &[String]) {
+        if !urls.is_empty() && !self.lock().contains_key(&id) {
+            self.set(id, urls);
+        }
+    }
+
+    /// Notes that a peer was heard from, and whether it answers a heartbeat; false if there is no
+    /// such peer.
+    pub fn heard(&self, id: NodeId, messages: &[Message]) -> bool {
         let now = self.shared.env.clock.now();
         let answers = |m: &Message| matches!(m.payload, Payload::HeartbeatResponse { .. });
-        let (was_lost, asked) = match self.lock().get_mut(&id) {
-            Some(peer) => {
-                peer.heard = now;
-                let asked = messages.iter().any(answers).then(|| peer.asked.take()).flatten();
-                (std::mem::replace(&mut peer.lost, false), asked)
+        let (was_lost, asked) = {
+            let mut peers = self.lock();
+            let Some(peer) = peers.get_mut(&id) else { return false };
+            if now - peer.heard > self.shared.election_timeout {
+                peer.connected_since = None;
             }
-            None => return,
+            peer.connected_since.get_or_insert(now);
+            peer.heard = now;
+            let asked = messages.iter().any(answers).then(|| peer.asked.take()).flatten();
+            (std::mem::replace(&mut peer.lost, false), asked)
         };
         if was_lost {
             self.shared.env.recorder.record(&recorder::Event::PeerBack { peer: id });
         }
         if let Some(asked) = asked {
             let took = now - asked;
-            let to = format!("{id:x}");
             let metric = &self.shared.metrics.peer_round_trip_time_seconds;
-            metric.with_label_values(&[&to]).observe(took.as_secs_f64());
+            metric.with_label_values(&[&hex(id)]).observe(took.as_secs_f64());
             self.shared.env.recorder.record(&recorder::Event::RoundTrip { peer: id, took });
         }
+        true
     }
 
     /// Notes that messages to a peer were lost.
@@ -171,6 +196,15 @@ impl Peers {
             self.shared.env.recorder.record(&recorder::Event::PeerLost { peer: id });
         }
         self.report_unreachable(id);
+    }
+
+    /// For how long a peer has been connected; none if it is silent.
+    pub fn connected_for(&self, id: NodeId) -> Option<Duration> {
+        let now = self.shared.env.clock.now();
+        let peers = self.lock();
+        let peer = peers.get(&id)?;
+        let since = peer.connected_since?;
+        (now - peer.heard <= self.shared.election_timeout).then(|| now - since)
     }
 
     fn last_heard(&self, id: NodeId) -> Option<Mono> {
@@ -195,6 +229,7 @@ impl Peers {
             cluster_id: self.shared.cluster_id,
             from: self.shared.member_id,
             to,
+            peer_urls: self.shared.peer_urls.clone(),
         }
     }
 }
@@ -207,12 +242,31 @@ struct Link {
     /// Bytes of messages handed to the transport.
     sent: IntCounter,
     peers: Arc<Peers>,
+    /// The question that follows a stream's end; one at a time.
+    question: Option<JoinHandle<()>>,
+}
+
+impl Drop for Link {
+    fn drop(&mut self) {
+        if let Some(question) = self.question.take() {
+            question.abort();
+        }
+    }
 }
 
 impl Link {
     async fn run(mut self, mut queue: mpsc::Receiver<Message>) {
-        while let Some(first) = queue.recv().await {
+        loop {
+            let first = tokio::select! {
+                biased;
+                first = queue.recv() => match first {
+                    Some(first) => Some(first),
+                    None => return,
+                },
+                () = self.pause() => None,
+            };
             self.stream(first, &mut queue).await;
+            self.ask_whether_removed();
             // What waited for the stream that broke is stale: Raft sends again what matters.
             while queue.try_recv().is_ok() {}
             self.peers.lost(self.id);
@@ -221,8 +275,15 @@ impl Link {
         }
     }
 
+    /// How long a peer is left without a word: those that have nothing to say to each other show
+    /// that they are there, and learn of a removal.
+    fn pause(&self) -> BoxFuture<'static, ()> {
+        let shared = &self.peers.shared;
+        shared.env.clock.sleep(shared.election_timeout / 2)
+    }
+
     /// Sends until the stream breaks, the peer has been silent for too long, or the link is gone.
-    async fn stream(&mut self, first: Message, queue: &mut mpsc::Receiver<Message>) {
+    async fn stream(&mut self, first: Option<Message>, queue: &mut mpsc::Receiver<Message>) {
         let Some(mut client) = self.connect() else { return };
         let (batches, mut outgoing) = mpsc::channel::<PeerBatch>(STREAM_BATCHES);
         let opening = PeerBatch { header: Some(self.peers.header(self.id)), messages: Vec::new() };
@@ -233,16 +294,30 @@ impl Link {
         let call = client.messages(outgoing);
         let mut call = std::pin::pin!(call);
         let opened = self.peers.shared.env.clock.now();
-        let mut next = Some(first);
+        let mut next = first;
+        let mut pause = self.pause();
+        let mut was_quiet = true;
         loop {
-            let message = tokio::select! {
+            let batch = tokio::select! {
                 biased;
                 ended = &mut call => return self.ended(ended.map(|closed| closed.into_inner())),
-                message = receive(&mut next, queue) => message,
+                message = receive(&mut next, queue) => match message {
+                    Some(message) => {
+                        let (batch, bytes) = gather(message, queue);
+                        self.sent.inc_by(bytes as u64);
+                        batch
+                    }
+                    None => return,
+                },
+                () = &mut pause => {
+                    pause = self.pause();
+                    if !std::mem::replace(&mut was_quiet, true) {
+                        continue;
+                    }
+                    PeerBatch::default()
+                }
             };
-            let Some(message) = message else { return };
-            let (batch, bytes) = gather(message, queue);
-            self.sent.inc_by(bytes as u64);
+            was_quiet &= batch.messages.is_empty();
             let sent = tokio::select! {
                 biased;
                 ended = &mut call => return self.ended(ended.map(|closed| closed.into_inner())),
@@ -254,11 +329,32 @@ impl Link {
         }
     }
 
+    /// A stream may end because this member was removed, and the answer that says so get lost.
+    fn ask_whether_removed(&mut self) {
+        if self.question.as_ref().is_some_and(|question| !question.is_finished()) {
+            return;
+        }
+        let Some(mut client) = self.connect() else { return };
+        let shared = self.peers.shared.clone();
+        let header = Some(self.peers.header(self.id));
+        self.question = Some(tokio::spawn(async move {
+            let answer = tokio::select! {
+                biased;
+                answer = client.info(InfoRequest { header }) => answer,
+                () = shared.env.clock.sleep(shared.election_timeout) => return,
+            };
+            let Ok(info) = answer.map(|info| info.into_inner()) else { return };
+            if info.cluster_id == shared.cluster_id && info.removed.contains(&shared.member_id) {
+                shared.stop(StopReason::Removed);
+            }
+        }));
+    }
+
     fn ended(&self, ended: Result<PeerClosed, tonic::Status>) {
         match ended {
             Ok(closed) if closed.removed => {
                 tracing::error!(peer = format!("{:x}", self.id), "this member was removed");
-                self.peers.shared.stop(super::shared::StopReason::Removed);
+                self.peers.shared.stop(StopReason::Removed);
             }
             Ok(closed) if closed.reason.is_empty() => {}
             Ok(closed) => tracing::warn!(peer = format!("{:x}", self.id), reason = closed.reason),
@@ -285,7 +381,8 @@ impl Link {
     }
 }
 
-fn connect(url: &str, timeout: Duration) -> Option<PeerClient<Channel>> {
+/// A client of a member at this address; none if it is no address.
+pub fn connect(url: &str, timeout: Duration) -> Option<PeerClient<Channel>> {
     let endpoint = Endpoint::from_shared(url.to_string()).ok()?;
     let endpoint = endpoint.tcp_nodelay(true).connect_timeout(timeout);
     let client = PeerClient::new(endpoint.connect_lazy());

@@ -1,6 +1,6 @@
 //! What a member tells the cluster about itself once it runs, and the cluster's version.
 
-use super::handle::{Caller, Handle};
+use super::handle::Handle;
 use crate::apply::request::Op;
 use crate::metrics::CLUSTER_VERSION;
 use crate::pb::raftpb::{ClusterVersion, MemberAttributes};
@@ -42,12 +42,11 @@ fn is_known(handle: &Handle, name: &str, client_urls: &[String]) -> bool {
 }
 
 async fn publish(handle: &Handle, name: &str, client_urls: &[String]) {
-    let caller = Caller::default();
     let undecided = handle.shared().state().members.cluster_version().is_empty();
     if undecided && handle.view().is_leader {
         let version = ClusterVersion { version: CLUSTER_VERSION.to_string() };
         // An attempt that fails is made again by the caller's loop.
-        let _again = handle.propose(&caller, Op::ClusterVersion(version)).await;
+        let _again = handle.propose_admitted(Op::ClusterVersion(version)).await;
     }
     if is_known(handle, name, client_urls) {
         return;
@@ -57,5 +56,5 @@ async fn publish(handle: &Handle, name: &str, client_urls: &[String]) {
         name: name.to_string(),
         client_urls: client_urls.to_vec(),
     };
-    let _again = handle.propose(&caller, Op::MemberAttributes(attributes)).await;
+    let _again = handle.propose_admitted(Op::MemberAttributes(attributes)).await;
 }

@@ -1,13 +1,15 @@
 //! From what the disk holds to a server that can start: straight down, no branches back.
 
 use super::ServerConfig;
+use super::join::{check_founding, founder_id, join, removed};
 use super::runs::{RunTable, restore};
+use super::start_error::StartError;
 use crate::alarm::Alarms;
 use crate::apply::machine::{Position, StateMachine};
 use crate::apply::request;
 use crate::env::Env;
 use crate::lease::Lessor;
-use crate::membership::{Members, cluster_id, member_id};
+use crate::membership::{Members, cluster_id};
 use crate::mvcc::restore::Restored;
 use crate::mvcc::store::Store;
 use crate::pb::raftpb::{self, ConfChangeKind};
@@ -15,35 +17,9 @@ use crate::raft::message::{Entry, EntryKind, HardState};
 use crate::raft::state::Recovered;
 use crate::storage::checkpoint::{self, Checkpoint, NextNumbers, next_numbers};
 use crate::storage::data_dir::DataDir;
-use crate::storage::error::StorageError;
 use crate::storage::manifest::Manifest;
-use crate::storage::wal::{Wal, WalBatch, WalMetadata, WalOptions};
-use std::fmt;
+use crate::storage::wal::{Wal, WalBatch, WalMetadata, WalOptions, WalState};
 use std::sync::Arc;
-
-/// Why a server does not start. The texts are for the person who started it.
-#[derive(Debug)]
-pub enum StartError {
-    Storage(StorageError),
-    Config(String),
-}
-
-impl fmt::Display for StartError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            StartError::Storage(error) => error.fmt(f),
-            StartError::Config(what) => f.write_str(what),
-        }
-    }
-}
-
-impl std::error::Error for StartError {}
-
-impl From<StorageError> for StartError {
-    fn from(error: StorageError) -> StartError {
-        StartError::Storage(error)
-    }
-}
 
 /// What a server starts from.
 pub struct Recovery {
@@ -56,6 +32,8 @@ pub struct Recovery {
     /// The runs of the checkpoint that the state was loaded from.
     pub runs: Arc<RunTable>,
     pub next: NextNumbers,
+    /// Members that a joining one knows of before it has applied their addition.
+    pub remotes: Vec<raftpb::Member>,
 }
 
 /// Opens the data directory, or makes it on the first start.
@@ -63,12 +41,24 @@ pub async fn recover(config: &ServerConfig, env: &Env) -> Result<Recovery, Start
     let data_dir = DataDir::open(env.disk.clone(), &config.data_dir).await?;
     let wal_dir = data_dir.wal_dir();
     let options = WalOptions { segment_bytes: config.segment_bytes };
+    let mut remotes = Vec::new();
     if !data_dir.is_initialised()? {
-        let (metadata, batch) = founding(config)?;
-        let batch = [batch];
-        Wal::create_with(env.disk.clone(), &wal_dir, metadata, options, &batch).await?;
+        let (metadata, batches) = match config.joins {
+            true => {
+                let joined = join(config, env).await?;
+                remotes = joined.members;
+                // Its whole log comes from the others.
+                (joined.metadata, Vec::new())
+            }
+            false => {
+                let (metadata, batch) = founding(config)?;
+                check_founding(config, env, metadata).await?;
+                (metadata, vec![batch])
+            }
+        };
+        Wal::create_with(env.disk.clone(), &wal_dir, metadata, options, &batches).await?;
     }
-    let checkpoint::Recovery { checkpoint, wal, log, notes } =
+    let checkpoint::Recovery { checkpoint, mut wal, mut log, notes } =
         checkpoint::recover(&data_dir, options).await?;
     for note in notes {
         tracing::warn!(note, "found on the disk");
@@ -90,7 +80,17 @@ pub async fn recover(config: &ServerConfig, env: &Env) -> Result<Recovery, Start
             state
         }
     };
+    if state.members.is_removed(member_id) {
+        return Err(removed(member_id));
+    }
     let applied = state.applied();
+    if config.force_new_cluster {
+        let batch = go_on_alone(&state, &log, member_id);
+        tracing::warn!(removals = batch.entries.len(), "forced into a new cluster of its own");
+        wal.append(std::slice::from_ref(&batch)).await?;
+        log.hard_state = batch.hard_state.unwrap_or(log.hard_state);
+        log.entries.extend(batch.entries);
+    }
     let core = Recovered {
         hard_state: log.hard_state,
         conf_state: manifest.map(|manifest| manifest.conf_state).unwrap_or_default(),
@@ -99,7 +99,7 @@ pub async fn recover(config: &ServerConfig, env: &Env) -> Result<Recovery, Start
         entries: log.entries,
         applied: applied.index,
     };
-    Ok(Recovery { data_dir, wal, cluster_id, member_id, state, core, runs, next })
+    Ok(Recovery { data_dir, wal, cluster_id, member_id, state, core, runs, next, remotes })
 }
 
 /// The state machine as a checkpoint holds it.
@@ -123,15 +123,9 @@ async fn load(
 fn founding(config: &ServerConfig) -> Result<(WalMetadata, WalBatch), StartError> {
     let token = &config.initial_cluster_token;
     let members = Members::bootstrap(&config.initial_cluster, token);
-    let me = members.by_name(&config.name).ok_or_else(|| {
-        StartError::Config(format!(
-            "couldn't find local name \"{}\" in the initial cluster configuration",
-            config.name
-        ))
-    })?;
     let metadata = WalMetadata {
         cluster_id: cluster_id(members.iter().map(|member| member.id)),
-        member_id: member_id(&me.peer_urls, token, None),
+        member_id: founder_id(config)?,
     };
     let mut entries = Vec::new();
     for (position, member) in members.iter().enumerate() {
@@ -149,4 +143,37 @@ fn founding(config: &ServerConfig) -> Result<(WalMetadata, WalBatch), StartError
     }
     let hard_state = HardState { term: 1, vote: 0, commit: entries.len() as u64 };
     Ok((metadata, WalBatch { hard_state: Some(hard_state), entries }))
+}
+
+/// What makes a member the only one of its cluster: all others are removed, learners too, by
+/// entries that are committed with everything else in its log. The end of the log may hold what no
+/// quorum had; it stays, because it may also hold what was acknowledged.
+fn go_on_alone(state: &StateMachine, log: &WalState, me: u64) -> WalBatch {
+    let mut members = state.members.clone();
+    for entry in log.entries.iter().filter(|entry| entry.kind == EntryKind::ConfChange) {
+        let change = request::decode_conf_change(&entry.data);
+        if members.validate(&change, usize::MAX).is_ok() {
+            members.apply(&change);
+        }
+    }
+    let learners = members.learners();
+    let promoted = learners.iter().filter(|learner| **learner == me);
+    let promoted = promoted.map(|me| (ConfChangeKind::Promote, *me));
+    let others = members.iter().map(|member| member.id).filter(|member| *member != me);
+    let changes = promoted.chain(others.map(|other| (ConfChangeKind::Remove, other)));
+    let last = log.entries.last().map_or(state.applied().index, |entry| entry.index);
+    let term = log.entries.last().map_or(state.applied().term, |entry| entry.term);
+    let term = term.max(log.hard_state.term);
+    let entries: Vec<Entry> = changes
+        .zip(last + 1..)
+        .map(|((kind, id), index)| {
+            let member = raftpb::Member { id, ..Default::default() };
+            let change = raftpb::ConfChange { id: 0, kind: kind.into(), member: Some(member) };
+            let data = request::encode_conf_change(&change);
+            Entry { term, index, kind: EntryKind::ConfChange, data }
+        })
+        .collect();
+    let commit = last + entries.len() as u64;
+    let hard_state = HardState { term, commit, ..log.hard_state };
+    WalBatch { hard_state: Some(hard_state), entries }
 }

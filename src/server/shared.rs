@@ -4,6 +4,7 @@ use super::event::Event;
 use super::keep_alive::KeepAlives;
 use super::pending::Pending;
 use super::recipes::Abandoned;
+use super::reconfig_check::MembershipOptions;
 use super::runs::RunTable;
 use super::sent::Sent;
 use super::space::Space;
@@ -121,6 +122,9 @@ pub struct Shared {
     pub election_timeout: Duration,
     /// The quota, and the room on the disk.
     pub space: Space,
+    pub membership: MembershipOptions,
+    /// Where the other members find this one.
+    pub peer_urls: Vec<String>,
     pub metrics: Arc<Metrics>,
     /// The only inbox of the consensus task.
     pub inbox: mpsc::Sender<Event>,
@@ -165,6 +169,8 @@ pub struct Parts {
     pub limits: Limits,
     pub election_timeout: Duration,
     pub space: Space,
+    pub membership: MembershipOptions,
+    pub peer_urls: Vec<String>,
     pub inbox: mpsc::Sender<Event>,
     pub state: StateMachine,
     pub checkpoints: CheckpointOptions,
@@ -195,6 +201,8 @@ impl Shared {
             limits: parts.limits,
             election_timeout: parts.election_timeout,
             space: parts.space,
+            membership: parts.membership,
+            peer_urls: parts.peer_urls,
             metrics: parts.metrics,
             inbox: parts.inbox,
             hub: Mutex::new(parts.hub),

@@ -7,6 +7,7 @@
 mod client;
 mod input;
 mod kill;
+mod membership;
 mod metrics;
 mod quorum;
 mod recording;

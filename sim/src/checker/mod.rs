@@ -26,6 +26,8 @@ pub enum Guarantee {
     LogMatching,
     StateMachineSafety,
     CommittedIsDurable,
+    /// One member at a time, one change at a time, and who is removed never comes back.
+    MembershipSafety,
     Watch,
     Liveness,
     ReplicasAgree,

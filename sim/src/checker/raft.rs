@@ -53,8 +53,33 @@ pub enum Fact {
         index: u64,
         term: u64,
     },
+    /// Who the members are after this entry, as sets of bits.
+    Members {
+        index: u64,
+        voters: Seats,
+        learners: Seats,
+        removed: Seats,
+    },
+    /// A leader has put a change of membership into its log.
+    ChangeProposed {
+        index: u64,
+        term: u64,
+        commit: u64,
+        applied: u64,
+    },
     /// The harness damaged what the member had made durable: its old promises are void.
     Damaged,
+}
+
+/// A set of members: bit n stands for member n.
+pub type Seats = u64;
+
+/// Who the members are after some entry.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Configuration {
+    pub voters: Seats,
+    pub learners: Seats,
+    pub removed: Seats,
 }
 
 /// What a platter holds at some index.
@@ -99,6 +124,12 @@ pub struct Raft {
     /// Index -> term and checksum of the entry that was committed there, and who said so first.
     committed: BTreeMap<u64, ((u64, u32), usize)>,
     applied: BTreeMap<u64, AppliedAt>,
+    /// Who the members were from which entry on.
+    configurations: BTreeMap<u64, Configuration>,
+    /// The last change that each leader put into its log: term and index.
+    proposed: BTreeMap<usize, (u64, u64)>,
+    /// Changes whose proposers said that this entry, of their own term, was committed.
+    resting_on: BTreeMap<u64, (usize, u64)>,
     highest_committed: u64,
 }
 
@@ -119,6 +150,12 @@ impl Raft {
                 self.life(member).applied = 0;
                 Ok(())
             }
+            Fact::Members { index, voters, learners, removed } => self
+                .members_changed(member, index, Configuration { voters, learners, removed })
+                .or_else(|text| fail(Guarantee::MembershipSafety, text)),
+            Fact::ChangeProposed { index, term, commit, applied } => self
+                .change_proposed(member, (term, index), commit, applied)
+                .or_else(|text| fail(Guarantee::MembershipSafety, text)),
             Fact::Damaged => {
                 self.lives.insert(member, Life { damaged: true, ..Life::default() });
                 Ok(())
@@ -188,12 +225,89 @@ impl Raft {
             Platter::EndsAt(_) => false,
             Platter::Covered | Platter::Destroyed => true,
         };
-        if platters.iter().filter(holds).count() > platters.len() / 2 {
+        let held = |seat: usize| platters.get(seat).is_some_and(|platter| holds(&platter));
+        if self.on_quorum(index, platters.len(), held) {
             return Ok(());
         }
         let text =
             format!("entry {index} of term {term} is committed, and on the platters: {platters:?}");
         Err(Violation::new(Guarantee::CommittedIsDurable, Some(at), text))
+    }
+
+    /// The members after the newest change that anybody has applied.
+    pub fn configuration(&self) -> Option<Configuration> {
+        self.configurations.values().next_back().copied()
+    }
+
+    /// Whether a majority holds what is asked, of the voters that may have committed `index`: a
+    /// leader counts by the last change that it has applied, which may be the one before the last.
+    /// Before any is known, all of `members` vote.
+    fn on_quorum(&self, index: u64, members: usize, holds: impl Fn(usize) -> bool) -> bool {
+        let mut known = self.configurations.range(..index).rev().take(2).peekable();
+        if known.peek().is_none() {
+            return (0..members).filter(|seat| holds(*seat)).count() > members / 2;
+        }
+        known.any(|(_, configuration)| {
+            let voters = (0..64).filter(|seat| configuration.voters >> seat & 1 == 1);
+            let holders = voters.filter(|seat| holds(*seat)).count();
+            holders > configuration.voters.count_ones() as usize / 2
+        })
+    }
+
+    fn members_changed(
+        &mut self,
+        member: usize,
+        index: u64,
+        new: Configuration,
+    ) -> Result<(), String> {
+        if new.removed & (new.voters | new.learners) != 0 {
+            return Err(format!("entry {index} brings a removed member back: {new:x?}"));
+        }
+        let known = *self.configurations.entry(index).or_insert(new);
+        if known != new {
+            return Err(format!("after {index} member {member} has {new:x?}, others {known:x?}"));
+        }
+        let Some((before, old)) = self.configurations.range(..index).next_back() else {
+            return Ok(());
+        };
+        // A member that installed a snapshot tells of several changes as one.
+        let one = (old.voters ^ new.voters).count_ones() <= 1;
+        let skipped = self.applied.range(before + 1..index).count() as u64 != index - before - 1;
+        if old.removed & !new.removed != 0 || !(one || skipped) {
+            return Err(format!("from {old:x?} at {before} to {new:x?} at {index} in one change"));
+        }
+        Ok(())
+    }
+
+    /// A change may be proposed once the one before is applied here, and an entry of the leader's
+    /// own term is committed.
+    fn change_proposed(
+        &mut self,
+        member: usize,
+        (term, index): (u64, u64),
+        commit: u64,
+        applied: u64,
+    ) -> Result<(), String> {
+        let before = self.proposed.insert(member, (term, index));
+        if let Some((_, pending)) = before.filter(|(of, at)| *of == term && *at > applied) {
+            return Err(format!(
+                "member {member} proposed a change at {index}, with that at {pending} under way"
+            ));
+        }
+        self.resting_on.insert(commit, (member, term));
+        self.check_resting(commit)
+    }
+
+    /// A change may be proposed only once an entry of the leader's own term is committed.
+    fn check_resting(&self, commit: u64) -> Result<(), String> {
+        let Some((member, term)) = self.resting_on.get(&commit) else { return Ok(()) };
+        match self.committed.get(&commit) {
+            Some(((of, _), _)) if of < term => Err(format!(
+                "member {member} proposed a change in term {term} when only {commit} of term {of} \
+                 was committed"
+            )),
+            Some(_) | None => Ok(()),
+        }
     }
 
     fn life(&mut self, member: usize) -> &mut Life {
@@ -311,7 +425,8 @@ impl Raft {
         }
         let holds = |life: &&Life| life.damaged || life.persisted >= index;
         let holders = self.lives.values().filter(holds).count();
-        if holders > self.lives.len() / 2 {
+        let held = |seat: usize| self.lives.get(&seat).is_some_and(|life| holds(&life));
+        if self.on_quorum(index, self.lives.len(), held) {
             return Ok(());
         }
         let text = format!(
@@ -338,6 +453,9 @@ impl Raft {
                  {first} {known:x?}"
             );
             return Err(Violation::new(Guarantee::LogMatching, Some(at), text));
+        }
+        if let Err(text) = self.check_resting(index) {
+            return Err(Violation::new(Guarantee::MembershipSafety, Some(at), text));
         }
         self.highest_committed = self.highest_committed.max(index);
         let life = self.life(member);
@@ -507,5 +625,48 @@ mod tests {
         raft.check_platters(0, &[held, other, Platter::EndsAt(4)]).expect_err("one holds it");
         let rotten = [held, Platter::Destroyed, Platter::EndsAt(4)];
         raft.check_platters(0, &rotten).expect("what was destroyed may have held it");
+    }
+
+    fn members(index: u64, voters: Seats, removed: Seats) -> (usize, Fact) {
+        (0, Fact::Members { index, voters, learners: 0, removed })
+    }
+
+    #[test]
+    fn members_change_one_at_a_time_and_never_come_back() {
+        for last in [members(4, 0b101, 0), members(4, 0b1011, 0b10), members(4, 0b11100, 0b1000000)]
+        {
+            let applied = [(0, applied(1, 1)), (0, applied(2, 1)), (0, applied(3, 1))];
+            let facts = [members(3, 0b111, 0b1000000)].into_iter().chain([last]);
+            let facts: Vec<_> = applied.into_iter().chain(facts).collect();
+            assert_eq!(broken(&facts), Guarantee::MembershipSafety);
+        }
+        let facts = [members(3, 0b11, 0b100), (1, members(3, 0b111, 0).1)];
+        assert_eq!(broken(&facts), Guarantee::MembershipSafety);
+    }
+
+    #[test]
+    fn a_change_before_its_time_is_seen() {
+        let committed = (0, Fact::Committed { index: 5, term: 3, checksum: 0 });
+        let proposed =
+            |index, term, applied| (0, Fact::ChangeProposed { index, term, commit: 5, applied });
+        assert_eq!(broken(&[committed, proposed(9, 4, 5)]), Guarantee::MembershipSafety);
+        assert_eq!(broken(&[proposed(9, 4, 5), committed]), Guarantee::MembershipSafety);
+        let two = [committed, proposed(9, 3, 5), proposed(10, 3, 8)];
+        assert_eq!(broken(&two), Guarantee::MembershipSafety);
+        let mut raft = Raft::default();
+        for (member, fact) in [committed, proposed(9, 3, 5), proposed(10, 3, 9)] {
+            raft.observe(0, member, fact).expect("one after the other");
+        }
+    }
+
+    #[test]
+    fn a_commit_needs_a_quorum_of_those_who_vote() {
+        let kept = |member, last_index| (member, Fact::Persisted { last_index });
+        let commit = (0, Fact::Committed { index: 9, term: 1, checksum: 0 });
+        // Five voters since entry 4, of which two hold it; the learner's copy does not count.
+        let five = (0, Fact::Members { index: 4, voters: 0b11111, learners: 0b100000, removed: 0 });
+        let four = (0, Fact::Members { index: 3, voters: 0b1111, learners: 0b100000, removed: 0 });
+        let facts = [four, five, kept(0, 9), kept(1, 9), kept(5, 9), commit];
+        assert_eq!(broken(&facts), Guarantee::CommittedIsDurable);
     }
 }

@@ -270,9 +270,13 @@ impl Fold<'_> {
             Event::PeerLost { .. }
             | Event::PeerBack { .. }
             | Event::Alarm { .. }
+            | Event::MembersChanged { .. }
             | Event::AutoCompaction { .. }
             | Event::DiskFull { .. } => self.remark(event),
-            Event::Proposed { .. } | Event::RoundTrip { .. } | Event::OwnAlarm { .. } => None,
+            Event::Proposed { .. }
+            | Event::RoundTrip { .. }
+            | Event::OwnAlarm { .. }
+            | Event::ChangeProposed { .. } => None,
             Event::Stopped { reason } => {
                 lane.end_process(at, State::Down);
                 Some((Kind::Crash, format!("stops: {reason}")))
@@ -298,6 +302,11 @@ impl Fold<'_> {
             }
             Event::AutoCompaction { revision } => {
                 Some((Kind::Other, format!("compacts history before revision {revision}")))
+            }
+            Event::MembersChanged { index, members, .. } => {
+                let (count, voters) = (members.len(), members.iter().filter(|m| m.1).count());
+                let words = format!("{count} members after entry {index}, {voters} of them vote");
+                Some((Kind::Other, words))
             }
             Event::DiskFull { full } => Some((Kind::Disk, full_words(*full))),
             _ => None,

@@ -3,7 +3,7 @@
 
 use super::platters;
 use super::watcher::Ending;
-use crate::checker::raft::{Fact, Raft};
+use crate::checker::raft::{Configuration, Fact, Raft, Seats};
 use crate::checker::watch::Stream;
 use crate::checker::{Guarantee, Violation};
 use crate::disk::SimDisk;
@@ -63,6 +63,7 @@ pub struct Book {
     /// What a timeline is made of, if one is wanted.
     pub happenings: Option<Vec<Happening>>,
     ids: BTreeMap<u64, usize>,
+    founders: usize,
 }
 
 /// The book, shared by everything that has something to enter.
@@ -76,21 +77,22 @@ pub struct SharedBook {
 }
 
 impl SharedBook {
-    /// A book for members with these ids.
-    pub fn new(ids: BTreeMap<u64, usize>, keep_trace: bool) -> SharedBook {
+    /// A book for founders with these ids, and for those who may join them.
+    pub fn new(ids: BTreeMap<u64, usize>, seats: usize, keep_trace: bool) -> SharedBook {
         let book = Book {
             trace: Trace::new(keep_trace),
             raft: Raft::default(),
             history: History::default(),
             marks: Marks::default(),
             figures: Figures { runs: 1, ..Figures::default() },
-            members: vec![MemberView::default(); ids.len()],
+            members: vec![MemberView::default(); seats],
             violation: None,
             leaders: [None, None],
             first_fault: None,
             acknowledged_revision: 1,
             released: BTreeMap::new(),
             happenings: keep_trace.then(Vec::new),
+            founders: ids.len(),
             ids,
         };
         SharedBook {
@@ -183,11 +185,12 @@ impl SharedBook {
         let mut book = self.lock();
         let out = book.members[member].out;
         book.members[member] = MemberView { out, ..MemberView::default() };
-        let up = book.members.iter().filter(|m| m.up).count();
+        let voters = book.voters();
+        let up = voters.iter().filter(|m| book.members[**m].up).count();
         if up == 0 {
             book.marks.reach("all down");
         }
-        if book.members.len() > 1 && up < book.members.len() / 2 + 1 {
+        if voters.len() > 1 && up < voters.len() / 2 + 1 {
             book.marks.reach("quorum lost");
         }
     }
@@ -263,7 +266,7 @@ impl SharedBook {
             "m{member} recovered term {term}, log to {last_index}, commit {commit}, \
              applied {applied}: revision {revision}, state {state_hash:016x}"
         ));
-        let founders = self.lock().members.len() as u64;
+        let founders = self.lock().founders as u64;
         if *last_index > founders {
             self.reach("recovered with entries");
         }
@@ -301,6 +304,34 @@ impl SharedBook {
     fn disk_full(&self, member: usize, full: bool) {
         self.line(format_args!("m{member} disk full: {full}"));
         self.reach(if full { "disk full" } else { "room on a full disk again" });
+    }
+
+    fn members_changed(
+        &self,
+        member: usize,
+        index: u64,
+        members: &[(u64, bool, String)],
+        removed: &[u64],
+    ) {
+        let mut book = self.lock();
+        let mut new = Configuration::default();
+        for (id, votes, url) in members {
+            let Some(seat) = seat_of(url) else { continue };
+            book.ids.insert(*id, seat);
+            let set = if *votes { &mut new.voters } else { &mut new.learners };
+            *set |= 1 << seat;
+        }
+        let gone = removed.iter().filter_map(|id| book.ids.get(id));
+        new.removed = gone.map(|seat| 1 << seat).sum::<Seats>();
+        let Configuration { voters, learners, removed } = new;
+        let at = self.now();
+        book.trace.line(
+            at,
+            format_args!("m{member} has voters {voters:b}, learners {learners:b} after {index}"),
+        );
+        book.note_members(member, new);
+        drop(book);
+        self.fact(member, Fact::Members { index, voters, learners, removed });
     }
 
     fn record(&self, member: usize, event: &Event) {
@@ -353,6 +384,14 @@ impl SharedBook {
                 let (index, term) = (*index, *term);
                 let (revision, state_hash) = (*revision, *state_hash);
                 self.fact(member, Fact::Applied { index, term, revision, state_hash });
+            }
+            Event::MembersChanged { index, members, removed } => {
+                self.members_changed(member, *index, members, removed);
+            }
+            Event::ChangeProposed { index, term, commit, applied } => {
+                self.line(format_args!("m{member} proposes a change of the members at {index}"));
+                let (index, term, commit, applied) = (*index, *term, *commit, *applied);
+                self.fact(member, Fact::ChangeProposed { index, term, commit, applied });
             }
             Event::Checkpointed { index, revision, runs, took } => {
                 self.line(format_args!(
@@ -431,6 +470,48 @@ impl Book {
         }
     }
 
+    /// The members after the newest change that anybody applied, learners among them.
+    pub fn current(&self) -> Vec<usize> {
+        match self.raft.configuration() {
+            Some(now) => seats(now.voters | now.learners),
+            None => (0..self.founders).collect(),
+        }
+    }
+
+    /// Those of them who vote.
+    pub fn voters(&self) -> Vec<usize> {
+        match self.raft.configuration() {
+            Some(now) => seats(now.voters),
+            None => (0..self.founders).collect(),
+        }
+    }
+
+    pub fn is_removed(&self, member: usize) -> bool {
+        self.raft.configuration().is_some_and(|now| now.removed >> member & 1 == 1)
+    }
+
+    /// The id of a member, once it is known.
+    pub fn id_of(&self, member: usize) -> Option<u64> {
+        self.ids.iter().find(|(_, seat)| **seat == member).map(|(id, _)| *id)
+    }
+
+    fn note_members(&mut self, member: usize, new: Configuration) {
+        let old = self.raft.configuration().unwrap_or_default();
+        if member >= self.founders && (new.voters | new.learners) & (1 << member) != 0 {
+            self.marks.reach("member joined");
+        }
+        if old.learners & new.voters != 0 {
+            self.marks.reach("learner promoted");
+        }
+        let gone = new.removed & !old.removed & old.voters;
+        if gone != 0 && old.voters != 0 {
+            self.marks.reach("member removed");
+            if seats(gone).iter().any(|seat| self.members[*seat].leads) {
+                self.marks.reach("leader removed");
+            }
+        }
+    }
+
     /// The members that are up and not out.
     pub fn up(&self) -> usize {
         self.members.iter().filter(|m| m.up).count()
@@ -456,6 +537,16 @@ impl Recorder for MemberRecorder {
         }
         self.book.record(self.member, event);
     }
+}
+
+/// Where the member with this address sits.
+fn seat_of(url: &str) -> Option<usize> {
+    let host = url.strip_prefix("http://10.0.0.")?.split(':').next()?;
+    host.parse::<usize>().ok()?.checked_sub(1)
+}
+
+fn seats(set: Seats) -> Vec<usize> {
+    (0..64).filter(|seat| set >> seat & 1 == 1).collect()
 }
 
 struct Name(Option<usize>);

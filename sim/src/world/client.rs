@@ -1,18 +1,16 @@
 //! The clients: each on a node of its own, in a closed loop, over gRPC, without hidden retries.
 
 use super::book::SharedBook;
-use super::wire;
 use crate::history::{Operation, Outcome};
-use crate::model::{Reply, Request};
+use crate::model::Request;
 use crate::plan::Plan;
 use crate::random::Stream;
+use crate::wire;
 use crate::workload::Generator;
-use detcd::pb::etcdserverpb::CompactionRequest;
 use detcd::pb::etcdserverpb::kv_client::KvClient;
 use std::net::SocketAddr;
 use std::time::Duration;
 use tokio::time::Instant;
-use tonic::Status;
 use tonic::transport::{Channel, Endpoint};
 
 /// Where a member serves its clients.
@@ -41,7 +39,7 @@ impl Caller {
     /// Asks `member`, once, and enters what came of it.
     pub async fn ask(&mut self, member: usize, request: Request) -> Outcome {
         let called = self.book.now();
-        let call = send(&mut self.channels[member], &request);
+        let call = wire::send(&mut self.channels[member], &request);
         let outcome = match tokio::time::timeout(self.timeout, call).await {
             Ok(Ok(reply)) => Outcome::Done(reply),
             Ok(Err(status)) => wire::failure(&status),
@@ -61,24 +59,9 @@ impl Caller {
     }
 }
 
-async fn send(client: &mut KvClient<Channel>, request: &Request) -> Result<Reply, Status> {
-    Ok(match request {
-        Request::Range(r) => wire::range_reply(client.range(wire::range(r)).await?.into_inner()),
-        Request::Put(p) => wire::put_reply(client.put(wire::put(p)).await?.into_inner()),
-        Request::Delete(d) => {
-            wire::delete_reply(client.delete_range(wire::delete(d)).await?.into_inner())
-        }
-        Request::Txn(t) => wire::txn_reply(client.txn(wire::txn(t)).await?.into_inner()),
-        Request::Compact { revision, physical } => {
-            let request = CompactionRequest { revision: *revision, physical: *physical };
-            wire::compact_reply(client.compact(request).await?.into_inner())
-        }
-    })
-}
-
 /// One client's life: a request, a pause, the next one, until `until`.
 pub async fn run(plan: Plan, client: u64, book: SharedBook, until: Instant) {
-    let members = plan.options.members;
+    let members = plan.seats();
     let timeout = Duration::from_millis(plan.workload.timeout_ms);
     let mut caller = Caller::new(client, members, timeout, book);
     let mut generator = Generator::new(plan.seed, client, &plan.workload);

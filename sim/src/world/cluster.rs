@@ -16,6 +16,7 @@ use detcd::env::Env;
 use detcd::env::disk::Disk;
 use detcd::membership::member_id;
 use detcd::server::handle::Handle as ServerHandle;
+use detcd::server::reconfig_check::MembershipOptions;
 use detcd::server::shared::CheckpointOptions;
 use detcd::server::{Server, ServerConfig, serve_peers};
 use madsim::net::NetSim;
@@ -38,7 +39,7 @@ fn peer_address(member: usize) -> SocketAddr {
     SocketAddr::from(([10, 0, 0, member as u8 + 1], 2380))
 }
 
-fn peer_url(member: usize) -> String {
+pub fn peer_url(member: usize) -> String {
     format!("http://{}", peer_address(member))
 }
 
@@ -66,6 +67,8 @@ struct Seat {
 
 #[derive(Default)]
 struct SeatState {
+    /// A founder, or a member that was added: its process may run.
+    enrolled: bool,
     server: Option<ServerHandle>,
     boots: u64,
     /// What the disk had counted when the process began.
@@ -110,6 +113,16 @@ struct Inner {
     clients: Mutex<Vec<NodeId>>,
     /// How many faults cut each link.
     cuts: Mutex<BTreeMap<(u64, u64), Cut>>,
+    /// One change of the members at a time, as far as the operators know.
+    pub changes: tokio::sync::Mutex<Changes>,
+}
+
+/// What the operators know of the changes that they asked for.
+#[derive(Default)]
+pub struct Changes {
+    pub operators: u64,
+    /// One of them may be made yet, or not.
+    pub uncertain: bool,
 }
 
 impl Cluster {
@@ -119,7 +132,7 @@ impl Cluster {
         let (stops, stopped) = mpsc::unbounded_channel();
         let member = |member: usize| {
             let clock = SimClock::new(EPOCH);
-            clock.set_rate(plan.options.clock_rates[member] * (TRUE_RATE / 1000));
+            clock.set_rate(plan.options.clock_rate(member) * (TRUE_RATE / 1000));
             let label = format!("disk/{member}");
             let disk = SimDisk::new(plan.seed, &label, usual_disk(&plan.options));
             let seat = Seat {
@@ -131,6 +144,7 @@ impl Cluster {
                 state: Arc::default(),
                 stops: stops.clone(),
             };
+            seat.state().enrolled = member < plan.options.members;
             seat.report_crashes();
             let process = seat.clone();
             let node = runtime
@@ -141,7 +155,7 @@ impl Cluster {
                 .build();
             Member { node: node.id(), seat }
         };
-        let members = (0..plan.options.members).map(member).collect();
+        let members = (0..plan.seats()).map(member).collect();
         let inner = Inner {
             runtime,
             net: NetSim::current(),
@@ -150,6 +164,7 @@ impl Cluster {
             members,
             clients: Mutex::default(),
             cuts: Mutex::default(),
+            changes: tokio::sync::Mutex::default(),
         };
         (Cluster { inner: Arc::new(inner) }, stopped)
     }
@@ -162,8 +177,34 @@ impl Cluster {
         &self.inner.book
     }
 
+    /// All places, also those that nobody has taken yet or any more.
     pub fn members(&self) -> usize {
         self.inner.members.len()
+    }
+
+    /// The members of this moment, as far as anybody has applied it.
+    pub fn current(&self) -> Vec<usize> {
+        self.inner.book.lock().current()
+    }
+
+    pub fn changes(&self) -> &tokio::sync::Mutex<Changes> {
+        &self.inner.changes
+    }
+
+    /// Lets the process of a member that was added run.
+    pub fn enrol(&self, member: usize) {
+        let mut state = self.state(member);
+        if std::mem::replace(&mut state.enrolled, true) || state.holds > 0 {
+            return;
+        }
+        drop(state);
+        let node = self.inner.members[member].node;
+        self.inner.runtime.kill(node);
+        self.inner.runtime.restart(node);
+    }
+
+    pub fn is_newcomer(&self, member: usize) -> bool {
+        member >= self.inner.plan.options.members
     }
 
     pub fn net(&self) -> &NetSim {
@@ -199,19 +240,23 @@ impl Cluster {
     /// Who is meant, at this moment.
     pub fn resolve(&self, target: Target) -> usize {
         let book = self.inner.book.lock();
+        let current = book.current();
         let by_log = |want_longest: bool| {
             let key = |m: &usize| {
                 let persisted = book.members[*m].persisted;
                 if want_longest { u64::MAX - persisted } else { persisted }
             };
-            (0..self.members()).min_by_key(key).expect("a cluster has members")
+            current.iter().copied().min_by_key(key).expect("a cluster has members")
         };
         match target {
             Target::Leader => book.leaders[1].unwrap_or(0),
-            Target::OldLeader => book.leaders[0].unwrap_or(self.members() - 1),
+            Target::OldLeader => {
+                book.leaders[0].unwrap_or(*current.last().expect("a cluster has members"))
+            }
             Target::LongestLog => by_log(true),
             Target::ShortestLog => by_log(false),
-            Target::Member(member) => member.min(self.members() - 1),
+            Target::Member(member) if current.contains(&member) => member,
+            Target::Member(member) => current[member % current.len()],
         }
     }
 
@@ -524,11 +569,23 @@ impl Seat {
     fn config(&self) -> ServerConfig {
         let options = &self.plan.options;
         let cluster = |m: usize| (format!("m{m}"), vec![peer_url(m)]);
+        let founds = self.member < options.members;
+        let others = match founds {
+            true => (0..options.members).collect(),
+            false => self.book.lock().current(),
+        };
         ServerConfig {
             name: format!("m{}", self.member),
             data_dir: PathBuf::from(DATA_DIR),
-            initial_cluster: (0..options.members).map(cluster).collect(),
+            initial_cluster: others.into_iter().map(cluster).collect(),
+            joins: !founds,
+            membership: MembershipOptions {
+                healthy_after: Duration::from_millis(options.election_ms),
+                max_learners: 2,
+                ..MembershipOptions::default()
+            },
             initial_cluster_token: TOKEN.to_string(),
+            advertise_peer_urls: vec![peer_url(self.member)],
             advertise_client_urls: vec![format!("http://{}", client_address(self.member))],
             heartbeat_ms: options.heartbeat_ms,
             election_ms: options.election_ms,
@@ -548,6 +605,9 @@ impl Seat {
     async fn run(self) {
         let boot = {
             let mut state = self.state();
+            if !state.enrolled {
+                return;
+            }
             state.boots += 1;
             state.counters = self.disk.counters();
             state.boots

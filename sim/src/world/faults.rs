@@ -1,6 +1,7 @@
 //! Carries out what the nemesis planned, one task a fault; each ends what it began.
 
 use super::cluster::Cluster;
+use super::membership;
 use super::platters;
 use crate::clock::TRUE_RATE;
 use crate::plan::{Action, Direction, Fault, Target};
@@ -55,6 +56,9 @@ pub async fn carry_out(cluster: Cluster, number: usize, action: Action) {
         | Fault::NoSpace { .. } => disk(&cluster, &action.fault).await,
         Fault::ClockRate { .. } | Fault::WallJump { .. } | Fault::TransferLeader { .. } => {
             other(&cluster, &action.fault).await;
+        }
+        Fault::AddMember { .. } | Fault::RemoveMember { .. } | Fault::ReplaceMember { .. } => {
+            membership::change(&cluster, &action).await;
         }
     }
     cluster.book().line(format_args!("nemesis {class} is over"));
@@ -132,12 +136,13 @@ async fn process(cluster: &Cluster, action: &Action) {
             down(cluster, cluster.resolve(*target), true, *down_ms).await;
         }
         Fault::PowerCutAll { down_ms } => {
-            for member in 0..cluster.members() {
-                cluster.hold_down(member, true);
+            let members = cluster.current();
+            for member in &members {
+                cluster.hold_down(*member, true);
             }
             platters::check(cluster);
             pause(*down_ms).await;
-            for member in 0..cluster.members() {
+            for member in members {
                 cluster.release(member);
             }
         }
@@ -148,7 +153,7 @@ async fn process(cluster: &Cluster, action: &Action) {
             cluster.resume(member);
         }
         Fault::RollingRestart { gap_ms, power_cut } => {
-            for member in 0..cluster.members() {
+            for member in cluster.current() {
                 down(cluster, member, *power_cut, gap_ms / 4 + 1).await;
                 pause(*gap_ms).await;
             }
@@ -233,7 +238,7 @@ async fn other(cluster: &Cluster, fault: &Fault) {
             let member = cluster.resolve(*target);
             cluster.clock(member).set_rate(per_mille * (TRUE_RATE / 1000));
             pause(*for_ms).await;
-            let usual = cluster.plan().options.clock_rates[member];
+            let usual = cluster.plan().options.clock_rate(member);
             cluster.clock(member).set_rate(usual * (TRUE_RATE / 1000));
         }
         Fault::WallJump { target, by_ms } => {
@@ -242,9 +247,10 @@ async fn other(cluster: &Cluster, fault: &Fault) {
             if *by_ms > 0 { clock.jump_forward(by) } else { clock.jump_back(by) }
         }
         Fault::TransferLeader { to } => {
-            let target = super::cluster::id_of(cluster.resolve(*to));
+            let to = cluster.resolve(*to);
+            let target = cluster.book().lock().id_of(to);
             let leader = cluster.resolve(Target::Leader);
-            if let Some(server) = cluster.server(leader) {
+            if let (Some(server), Some(target)) = (cluster.server(leader), target) {
                 let moved = tokio::time::timeout(ms(10_000), server.move_leader(target)).await;
                 cluster.book().line(format_args!("m{leader} hands over: {moved:?}"));
             }

@@ -20,7 +20,7 @@ const OLD_STATES_MAX: usize = 300;
 
 /// Heals and watches; the answer is what `checker::liveness` judges.
 pub async fn heal(cluster: &Cluster) -> Healing {
-    let core = choose_core(cluster);
+    let mut core = choose_core(cluster);
     cluster.book().line(format_args!("the faults are over; the core is {core:?}"));
     cluster.book().keep(None, || What::Healed);
     cluster.net().update_config(|c| c.packet_loss_rate = 0.0);
@@ -48,6 +48,9 @@ pub async fn heal(cluster: &Cluster) -> Healing {
     };
     let until = healing.healed_at + healing.limit;
     let step = Duration::from_millis((options.heartbeat_ms / 2).max(5));
+    if cluster.plan().changes_members() {
+        core = settle(cluster, until, step, core).await;
+    }
     healing.leader_at = wait_until(cluster, until, step, || agreed_leader(cluster, &core)).await;
     if healing.leader_at.is_none() {
         return healing;
@@ -74,6 +77,9 @@ pub async fn heal(cluster: &Cluster) -> Healing {
     if cluster.plan().mode != Mode::PartialCut {
         read_old_states(cluster, core[0]).await;
     }
+    // Who was removed since owes nothing.
+    let voters = cluster.book().lock().voters();
+    healing.core.retain(|member| voters.contains(&member.member));
     healing
 }
 
@@ -87,10 +93,11 @@ fn choose_core(cluster: &Cluster) -> Vec<usize> {
         let member = &book.members[*m];
         !member.out && (member.persisted > 0 || !cluster.is_rotten(*m))
     };
-    let alive: Vec<usize> = (0..cluster.members()).filter(can_start).collect();
+    let voters = book.voters();
+    let quorum = voters.len() / 2 + 1;
+    let alive: Vec<usize> = voters.into_iter().filter(can_start).collect();
     drop(book);
     let plan = cluster.plan();
-    let quorum = cluster.members() / 2 + 1;
     match plan.mode {
         Mode::Safety | Mode::SlowDisk | Mode::Lite => alive,
         Mode::PartialCut => connected(plan, quorum).unwrap_or(alive),
@@ -102,6 +109,28 @@ fn choose_core(cluster: &Cluster) -> Vec<usize> {
             core
         }
     }
+}
+
+/// Waits until those who vote agree on a leader and have applied all that there is: a change of
+/// the members that was under way when the faults ended may be made yet.
+async fn settle(cluster: &Cluster, until: Nanos, step: Duration, core: Vec<usize>) -> Vec<usize> {
+    let mut core = core;
+    let settled = |core: &[usize]| agreed_leader(cluster, core) && at_rest(cluster, core);
+    while cluster.book().now() < until && !cluster.book().is_broken() {
+        let now = choose_core(cluster);
+        if now == core && settled(&core) {
+            break;
+        }
+        cluster.heal_links(&now);
+        for member in now.iter().filter(|member| !core.contains(member)) {
+            cluster.heal_member(*member);
+        }
+        core = now;
+        tokio::time::sleep(step).await;
+    }
+    cluster.book().line(format_args!("the core is {core:?} now"));
+    cluster.book().ending().update(|ending| ending.core = core.clone());
+    core
 }
 
 /// Puts everybody outside of the core out of reach for good: dead, cut off, or deaf. A deaf member

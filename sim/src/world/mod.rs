@@ -16,14 +16,14 @@ pub mod cluster;
 pub mod faults;
 /// After the faults.
 pub mod heal;
+/// Members that come and go.
+pub mod membership;
 /// Who looks after quotas and alarms.
 pub mod operator;
 /// What is on the platters.
 pub mod platters;
 /// The watchers.
 pub mod watcher;
-/// Between the model's requests and the messages of the API.
-pub mod wire;
 
 use crate::checker::{Guarantee, Violation, linearizability, liveness, watch};
 use crate::history;
@@ -58,9 +58,10 @@ pub fn run(plan: &Plan, keep_trace: bool) -> Outcome {
 }
 
 async fn simulate(plan: Plan, keep_trace: bool) -> Outcome {
-    let book = SharedBook::new(cluster::ids(plan.options.members), keep_trace);
+    let book = SharedBook::new(cluster::ids(plan.options.members), plan.seats(), keep_trace);
     let (cluster, stops) = Cluster::start(&plan, &book);
     let supervisor = tokio::spawn(supervise(cluster.clone(), stops));
+    let enroller = tokio::spawn(membership::enrol(cluster.clone()));
     let pruner = tokio::spawn(prune(cluster.clone()));
     let until = Instant::now() + Duration::from_millis(plan.duration_ms);
     let clients: Vec<_> = (0..plan.workload.clients)
@@ -87,6 +88,7 @@ async fn simulate(plan: Plan, keep_trace: bool) -> Outcome {
         finish(&cluster, clients, watchers).await;
     }
     supervisor.abort();
+    enroller.abort();
     pruner.abort();
     let outcome = judge(&cluster);
     cluster.kill_all();
@@ -164,11 +166,20 @@ async fn supervise(cluster: Cluster, mut stops: mpsc::UnboundedReceiver<Stop>) {
             cluster.hold_down(member, false);
             continue;
         }
-        if !cluster.is_excused(&stop) {
+        if membership::is_gone(&cluster, &stop) {
+            book.reach("removed member stopped");
+            book.lock().members[member].out = true;
+            cluster.hold_down(member, false);
+            continue;
+        }
+        let joins_later = membership::may_join_later(&cluster, &stop);
+        if !cluster.is_excused(&stop) && !joins_later {
             cluster::needless(book, &stop);
             continue;
         }
-        book.reach("stopped by its disk");
+        if !joins_later {
+            book.reach("stopped by its disk");
+        }
         let down_ms = cluster.down_ms(member).max(DOWN_MS);
         // The device failed under it, so the page cache is not to be trusted either.
         cluster.hold_down(member, true);

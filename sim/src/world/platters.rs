@@ -2,10 +2,10 @@
 
 use super::book::{Book, SharedBook};
 use super::cluster::{Cluster, DATA_DIR};
-use super::wire;
 use crate::checker::raft::Platter;
 use crate::disk::SimDisk;
 use crate::history::Outcome;
+use crate::wire;
 use detcd::apply::request::{Op, decode};
 use detcd::env::disk::Disk;
 use detcd::raft::message::EntryKind;

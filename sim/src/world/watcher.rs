@@ -2,11 +2,11 @@
 
 use super::book::SharedBook;
 use super::client::client_address;
-use super::wire;
 use crate::checker::watch::{Delivery, Stream as Watched, WatchEvent};
 use crate::model::Span;
 use crate::plan::Plan;
 use crate::random::Stream;
+use crate::wire;
 use bytes::Bytes;
 use detcd::pb::etcdserverpb::watch_client::WatchClient;
 use detcd::pb::etcdserverpb::watch_request::RequestUnion;

@@ -343,7 +343,9 @@ fn said(event: &Event) -> Option<What> {
         | Event::Rewritten { .. }
         // Its becoming an alarm of the cluster is what counts.
         | Event::OwnAlarm { .. }
-        | Event::AutoCompaction { .. } => return None,
+        | Event::AutoCompaction { .. }
+        | Event::MembersChanged { .. }
+        | Event::ChangeProposed { .. } => return None,
     })
 }
 

@@ -26,6 +26,9 @@ pub struct Member {
     pub dir: PathBuf,
     pub client_url: String,
     pub peer_url: String,
+    /// The members of the cluster that it joins, in the form of `--initial-cluster`; none for a
+    /// founder.
+    joins: Option<String>,
     child: Option<Child>,
 }
 
@@ -82,6 +85,7 @@ impl Cluster {
                 dir: dir.join(format!("m{index}")),
                 client_url: format!("http://127.0.0.1:{}", ports[2 * index]),
                 peer_url: format!("http://127.0.0.1:{}", ports[2 * index + 1]),
+                joins: None,
                 child: None,
             })
             .collect();
@@ -107,6 +111,37 @@ impl Cluster {
         Ok(cluster)
     }
 
+    /// Makes a place for one more member, and starts nothing.
+    pub fn add(&mut self) -> io::Result<usize> {
+        let index = self.members.len();
+        let ports = free_ports(2)?;
+        let name = format!("m{index}");
+        self.members.push(Member {
+            dir: self.dir.join(&name),
+            name,
+            client_url: format!("http://127.0.0.1:{}", ports[0]),
+            peer_url: format!("http://127.0.0.1:{}", ports[1]),
+            joins: None,
+            child: None,
+        });
+        Ok(index)
+    }
+
+    /// Starts a member that joins the cluster of `others`, and waits until it serves.
+    pub fn join(&mut self, index: usize, others: &[usize]) -> io::Result<()> {
+        let all = others.iter().chain([&index]).map(|other| &self.members[*other]);
+        let all: Vec<String> = all.map(|m| format!("{}={}", m.name, m.peer_url)).collect();
+        self.members[index].joins = Some(all.join(","));
+        self.spawn(index)?;
+        self.wait_ready(index, READY_MAX)
+    }
+
+    /// Takes all data of a member that does not run.
+    pub fn wipe(&self, index: usize) -> io::Result<()> {
+        assert!(!self.is_running(index), "member {index} runs");
+        fs::remove_dir_all(&self.members[index].dir)
+    }
+
     /// The addresses of all members for clients and for peers.
     pub fn addresses(&self) -> Vec<(String, String)> {
         let both = |member: &Member| (member.client_url.clone(), member.peer_url.clone());
@@ -126,8 +161,12 @@ impl Cluster {
     /// The flags of one member, the same for detcd and etcd.
     pub fn flags(&self, index: usize) -> Vec<String> {
         let member = &self.members[index];
-        let peers: Vec<String> =
-            self.members.iter().map(|m| format!("{}={}", m.name, m.peer_url)).collect();
+        let founders = self.members.iter().filter(|m| m.joins.is_none());
+        let peers: Vec<String> = founders.map(|m| format!("{}={}", m.name, m.peer_url)).collect();
+        let (state, peers) = match &member.joins {
+            Some(joins) => ("existing", joins.clone()),
+            None => ("new", peers.join(",")),
+        };
         let mut flags = vec![
             format!("--name={}", member.name),
             format!("--data-dir={}", member.dir.display()),
@@ -135,9 +174,9 @@ impl Cluster {
             format!("--advertise-client-urls={}", member.client_url),
             format!("--listen-peer-urls={}", member.peer_url),
             format!("--initial-advertise-peer-urls={}", member.peer_url),
-            format!("--initial-cluster={}", peers.join(",")),
+            format!("--initial-cluster={peers}"),
             "--initial-cluster-token=test".to_string(),
-            "--initial-cluster-state=new".to_string(),
+            format!("--initial-cluster-state={state}"),
         ];
         flags.extend(self.extra.iter().cloned());
         flags
@@ -145,10 +184,16 @@ impl Cluster {
 
     /// Starts one member on what its data directory holds; its log file begins anew.
     pub fn spawn(&mut self, index: usize) -> io::Result<()> {
+        self.spawn_with(index, &[])
+    }
+
+    /// Like `spawn`, with more flags for this start.
+    pub fn spawn_with(&mut self, index: usize, more: &[&str]) -> io::Result<()> {
         assert!(self.members[index].child.is_none(), "member {index} runs already");
         let log = File::create(self.log_path(index))?;
         let child = Command::new(&self.program)
             .args(self.flags(index))
+            .args(more)
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
             .stderr(log)

@@ -7,9 +7,11 @@ use crate::model::{
 use bytes::Bytes;
 use detcd::apply::request::Op;
 use detcd::pb::etcdserverpb as api;
+use detcd::pb::etcdserverpb::kv_client::KvClient;
 use detcd::pb::etcdserverpb::{compare, range_request, request_op, response_op};
 use detcd::pb::mvccpb;
 use tonic::Status;
+use tonic::transport::Channel;
 
 /// A write as it stands in the log.
 pub fn op(request: &Request) -> Option<Op> {
@@ -155,6 +157,20 @@ fn bytes(text: &str) -> Bytes {
 
 fn text(bytes: &Bytes) -> String {
     String::from_utf8_lossy(bytes).into_owned()
+}
+
+/// Asks a member once.
+pub async fn send(client: &mut KvClient<Channel>, request: &Request) -> Result<Reply, Status> {
+    Ok(match request {
+        Request::Range(r) => range_reply(client.range(range(r)).await?.into_inner()),
+        Request::Put(p) => put_reply(client.put(put(p)).await?.into_inner()),
+        Request::Delete(d) => delete_reply(client.delete_range(delete(d)).await?.into_inner()),
+        Request::Txn(t) => txn_reply(client.txn(txn(t)).await?.into_inner()),
+        Request::Compact { revision, physical } => {
+            let request = api::CompactionRequest { revision: *revision, physical: *physical };
+            compact_reply(client.compact(request).await?.into_inner())
+        }
+    })
 }
 
 /// What a client knows after a failure. Only what was certainly never proposed has failed; all

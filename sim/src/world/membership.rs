@@ -1,0 +1,221 @@
+//! Members that come and go: what operators ask for over the network, and the processes that they
+//! start for those who were added.
+//!
+//! An operator knows what a real one knows: an answer, or none. Where none came, a change may be
+//! made yet; no disk is destroyed then, because nobody can say who still votes.
+
+use super::book::SharedBook;
+use super::client::client_address;
+use super::cluster::{Cluster, Stop};
+use crate::plan::{Action, Fault};
+use crate::random::Stream;
+use detcd::pb::etcdserverpb::cluster_client::ClusterClient;
+use detcd::pb::etcdserverpb::{MemberAddRequest, MemberPromoteRequest, MemberRemoveRequest};
+use std::time::Duration;
+use tokio::task::JoinHandle;
+use tonic::Status;
+use tonic::transport::{Channel, Endpoint};
+
+/// The nodes of the operators come after those of all others.
+const OPERATOR_NODES: u64 = 200;
+/// How often an operator asks before it gives up.
+const ATTEMPTS: u64 = 15;
+/// How long it waits for an answer.
+const PATIENCE: Duration = Duration::from_secs(4);
+/// How often it is looked whether somebody was added.
+const LOOK: Duration = Duration::from_millis(20);
+
+/// Starts the process of everybody who was added; runs until the end.
+pub async fn enrol(cluster: Cluster) {
+    if !cluster.plan().changes_members() {
+        return;
+    }
+    loop {
+        for member in cluster.current() {
+            if cluster.is_newcomer(member) {
+                cluster.enrol(member);
+            }
+        }
+        tokio::time::sleep(LOOK).await;
+    }
+}
+
+/// Whether a member stopped because it was removed.
+pub fn is_gone(cluster: &Cluster, stop: &Stop) -> bool {
+    let told = stop.reason == "Removed" || stop.reason.contains("permanently removed");
+    told && cluster.book().lock().is_removed(stop.member)
+}
+
+/// Whether a newcomer found nobody who could tell it who the members are. It is started again.
+pub fn may_join_later(cluster: &Cluster, stop: &Stop) -> bool {
+    const REASONS: [&str; 3] =
+        ["cannot fetch cluster info", "error validating peerURLs", "couldn't find local name"];
+    let known = REASONS.iter().any(|reason| stop.reason.starts_with(reason));
+    stop.at_start && known && cluster.is_newcomer(stop.member)
+}
+
+/// A task that ends with whoever waits for it.
+struct Owned(JoinHandle<()>);
+
+impl Drop for Owned {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+/// Carries out one change, after those that were begun before.
+pub async fn change(cluster: &Cluster, action: &Action) {
+    let mut changes = cluster.changes().lock().await;
+    changes.operators += 1;
+    let node = cluster.client_node(OPERATOR_NODES + changes.operators);
+    let label = format!("nemesis/members at {}", action.at_ms);
+    let operator = Operator {
+        cluster: cluster.clone(),
+        book: cluster.book().clone(),
+        chance: Stream::new(cluster.plan().seed, &label),
+    };
+    // Only an answer makes it certain again.
+    let certain = !std::mem::replace(&mut changes.uncertain, true);
+    let (done, answer) = tokio::sync::oneshot::channel();
+    let fault = action.fault.clone();
+    let work = async move {
+        // Nobody listens any more once the faults are over.
+        let _over = done.send(operator.carry_out(fault, certain).await);
+    };
+    let _work = Owned(node.spawn(work));
+    changes.uncertain = !(answer.await.unwrap_or(false) && certain);
+}
+
+struct Operator {
+    cluster: Cluster,
+    book: SharedBook,
+    chance: Stream,
+}
+
+impl Operator {
+    /// Says whether it is certain what came of it.
+    async fn carry_out(mut self, fault: Fault, certain: bool) -> bool {
+        match fault {
+            Fault::AddMember { seat, learner, promote } => {
+                let added = self.add(seat, learner).await;
+                if added && learner && promote {
+                    return self.promote(seat).await;
+                }
+                added
+            }
+            Fault::RemoveMember { target } => {
+                let seat = self.cluster.resolve(target);
+                self.remove(seat).await
+            }
+            Fault::ReplaceMember { target, seat } => {
+                let lost = self.cluster.resolve(target);
+                if certain && self.may_lose(lost) {
+                    self.book.line(format_args!("m{lost} is lost with its disk"));
+                    self.book.lock().members[lost].out = true;
+                    self.cluster.hold_down(lost, true);
+                }
+                let replaced = self.remove(lost).await && self.add(seat, false).await;
+                if replaced {
+                    self.book.reach("member replaced");
+                }
+                replaced
+            }
+            other => unreachable!("{other:?} changes no members"),
+        }
+    }
+
+    /// Whether a quorum keeps its disks without this member.
+    fn may_lose(&self, lost: usize) -> bool {
+        let book = self.book.lock();
+        let voters = book.voters();
+        let left = voters.iter().filter(|m| **m != lost && !book.members[**m].out).count();
+        left > voters.len() / 2
+    }
+
+    async fn add(&mut self, seat: usize, is_learner: bool) -> bool {
+        let urls = vec![super::cluster::peer_url(seat)];
+        for _ in 0..ATTEMPTS {
+            let request = MemberAddRequest { peer_ur_ls: urls.clone(), is_learner };
+            let mut client = self.client();
+            let added = bounded(async { client.member_add(request).await.map(drop) }).await;
+            self.book.line(format_args!("adding m{seat}: {}", Said(&added)));
+            match added {
+                Ok(()) => return true,
+                // The answer to an earlier question was lost.
+                Err(status) if status.message().contains("already exist") => return true,
+                Err(_) => self.pause().await,
+            }
+        }
+        false
+    }
+
+    async fn remove(&mut self, seat: usize) -> bool {
+        let Some(id) = self.book.lock().id_of(seat) else { return false };
+        for _ in 0..ATTEMPTS {
+            let mut client = self.client();
+            let request = MemberRemoveRequest { id };
+            let removed = bounded(async { client.member_remove(request).await.map(drop) }).await;
+            self.book.line(format_args!("removing m{seat}: {}", Said(&removed)));
+            match removed {
+                Ok(()) => return true,
+                Err(status) if status.message().contains("member not found") => return true,
+                Err(_) => self.pause().await,
+            }
+        }
+        false
+    }
+
+    async fn promote(&mut self, seat: usize) -> bool {
+        for _ in 0..ATTEMPTS {
+            self.pause().await;
+            let Some(id) = self.book.lock().id_of(seat) else { continue };
+            let mut client = self.client();
+            let request = MemberPromoteRequest { id };
+            let promoted = bounded(async { client.member_promote(request).await.map(drop) }).await;
+            self.book.line(format_args!("promoting m{seat}: {}", Said(&promoted)));
+            match promoted {
+                Ok(()) => return true,
+                Err(status) if status.message().contains("can only promote a learner member") => {
+                    if !status.message().contains("in sync") {
+                        return true;
+                    }
+                }
+                Err(_) => {}
+            }
+        }
+        false
+    }
+
+    /// A way to some member of the moment.
+    fn client(&mut self) -> ClusterClient<Channel> {
+        let member = *self.chance.pick(&self.cluster.current());
+        let uri = format!("http://{}", client_address(member));
+        let endpoint = Endpoint::from_shared(uri).expect("an address is a valid URI");
+        ClusterClient::new(endpoint.connect_lazy())
+    }
+
+    async fn pause(&mut self) {
+        let election_ms = self.cluster.plan().options.election_ms;
+        let pause = self.chance.between(election_ms / 4, election_ms);
+        tokio::time::sleep(Duration::from_millis(pause)).await;
+    }
+}
+
+async fn bounded(call: impl Future<Output = Result<(), Status>>) -> Result<(), Status> {
+    match tokio::time::timeout(PATIENCE, call).await {
+        Ok(answer) => answer,
+        Err(_) => Err(Status::deadline_exceeded("the operator gave up")),
+    }
+}
+
+/// An answer in a few words.
+struct Said<'a>(&'a Result<(), Status>);
+
+impl std::fmt::Display for Said<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.0 {
+            Ok(()) => f.write_str("done"),
+            Err(status) => f.write_str(status.message()),
+        }
+    }
+}
