@@ -65,6 +65,7 @@ fn install(swap: Swap, shared: &Shared) -> Installed {
             revision: state.store.revision(),
             state_hash: state.state_hash(),
         });
+        shared.swaps.update(|swaps| *swaps += 1);
         shared.runs.set_current(&runs);
         shared.hub().snapshot_installed(state.store.revision());
         before
