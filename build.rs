@@ -3,11 +3,12 @@
 use prost::Message;
 use std::path::PathBuf;
 
-const PROTOS: [&str; 5] = [
+const PROTOS: [&str; 6] = [
     "proto/etcdserverpb/rpc.proto",
     "proto/v3lockpb/v3lock.proto",
     "proto/v3electionpb/v3election.proto",
     "proto/grpc/health/v1/health.proto",
+    "proto/leasepb/lease.proto",
     "proto/detcd/raft.proto",
 ];
 

@@ -72,6 +72,8 @@ pub enum Error {
     TimeoutConnectionLost,
     TimeoutWaitAppliedIndex,
     TooManyRequests,
+    /// A backup ended before its end: the state was replaced while it was read.
+    BackupInterrupted,
     BadLeaderTransferee,
     Canceled,
 
@@ -104,6 +106,7 @@ impl Error {
                 | Error::TimeoutWaitAppliedIndex
                 | Error::TooManyRequests
                 | Error::UnhealthyCluster
+                | Error::BackupInterrupted
                 | Error::Canceled
         )
     }

@@ -346,6 +346,11 @@ impl Lessor {
         self.leases.keys().copied().collect()
     }
 
+    /// All leases in order: id, granted TTL, and the remainder of the last checkpoint (0: all).
+    pub fn grants(&self) -> impl Iterator<Item = (i64, i64, i64)> + '_ {
+        self.leases.iter().map(|(id, lease)| (*id, lease.ttl, lease.remaining_ttl))
+    }
+
     pub fn time_to_live(&self, id: i64, now: Duration) -> Option<TimeToLive> {
         let lease = self.leases.get(&id)?;
         let remaining = match lease.deadline {

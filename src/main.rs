@@ -20,6 +20,7 @@ use detcd::server::shared::{CheckpointOptions, Limits, StopReason};
 use detcd::server::{Server, ServerConfig};
 use std::io::IsTerminal;
 use std::net::SocketAddr;
+use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;

@@ -9,6 +9,12 @@ pub mod mvccpb {
     tonic::include_proto!("mvccpb");
 }
 
+/// Leases as they are stored.
+#[allow(clippy::all)]
+pub mod leasepb {
+    tonic::include_proto!("leasepb");
+}
+
 /// Users, roles and permissions.
 #[allow(clippy::all)]
 pub mod authpb {

@@ -1,6 +1,7 @@
 //! The Maintenance service: how a member is, and what operators do to it.
 
 use crate::api::front::Front;
+use crate::api::status::to_status;
 use crate::error::Error;
 use crate::metrics::Call;
 use crate::pb::etcdserverpb::alarm_request::AlarmAction;
@@ -8,13 +9,18 @@ use crate::pb::etcdserverpb::maintenance_server::Maintenance;
 use crate::pb::etcdserverpb::{
     AlarmRequest, AlarmResponse, AlarmType, DefragmentRequest, DefragmentResponse,
     DowngradeRequest, DowngradeResponse, HashKvRequest, HashKvResponse, HashRequest, HashResponse,
-    MoveLeaderRequest, MoveLeaderResponse, SnapshotRequest, SnapshotResponse, StatusRequest,
-    StatusResponse,
+    MoveLeaderRequest, MoveLeaderResponse, ResponseHeader, SnapshotRequest, SnapshotResponse,
+    StatusRequest, StatusResponse,
 };
+use crate::server::backup::{Piece, Pieces};
 use crate::server::handle::{Caller, Handle};
+use futures::StreamExt;
 use futures::stream::BoxStream;
+use prost::Message;
 use tonic::{Request, Response, Status};
 
+/// The version whose schema a backup has, as the client prints it.
+const BACKUP_VERSION: &str = "3.5.0";
 /// Records that are hashed in one hold of the state.
 const HASH_STEP_RECORDS: usize = 2_000;
 
@@ -44,6 +50,43 @@ impl MaintenanceService {
             downgrade: call("Downgrade"),
             front,
         }
+    }
+}
+
+/// A backup on its way to a client.
+struct SnapshotSession {
+    pieces: Pieces,
+    call: Call,
+    header: ResponseHeader,
+    code: i32,
+}
+
+impl SnapshotSession {
+    async fn next(mut self) -> Option<(Result<SnapshotResponse, Status>, SnapshotSession)> {
+        let response = match self.pieces.recv().await? {
+            Ok(Piece { remaining, bytes }) => {
+                let response = SnapshotResponse {
+                    header: Some(self.header),
+                    remaining_bytes: remaining,
+                    blob: bytes,
+                    version: BACKUP_VERSION.to_string(),
+                };
+                self.call.sent(response.encoded_len());
+                Ok(response)
+            }
+            Err(error) => {
+                let status = to_status(error);
+                self.code = status.code() as i32;
+                Err(status)
+            }
+        };
+        Some((response, self))
+    }
+}
+
+impl Drop for SnapshotSession {
+    fn drop(&mut self) {
+        self.call.end(self.code);
     }
 }
 
@@ -125,8 +168,12 @@ impl Maintenance for MaintenanceService {
         self.front.unary(&self.defragment, request, work).await
     }
 
-    async fn hash(&self, _: Request<HashRequest>) -> Result<Response<HashResponse>, Status> {
-        self.front.absent(&self.hash, "Hash")
+    async fn hash(&self, request: Request<HashRequest>) -> Result<Response<HashResponse>, Status> {
+        let work = |_: Caller, _: HashRequest| async {
+            self.front.handle.check_voter()?;
+            self.front.handle.hash().await
+        };
+        self.front.unary(&self.hash, request, work).await
     }
 
     async fn hash_kv(
@@ -142,9 +189,15 @@ impl Maintenance for MaintenanceService {
 
     async fn snapshot(
         &self,
-        _: Request<SnapshotRequest>,
+        request: Request<SnapshotRequest>,
     ) -> Result<Response<Self::SnapshotStream>, Status> {
-        self.front.absent(&self.snapshot, "Snapshot")
+        self.front.admit("stream", request.metadata())?;
+        let pieces = self.front.handle.backup().map_err(to_status)?;
+        self.snapshot.begin();
+        self.snapshot.received(request.get_ref().encoded_len());
+        let header = self.front.handle.header();
+        let session = SnapshotSession { pieces, call: self.snapshot.clone(), header, code: 0 };
+        Ok(Response::new(futures::stream::unfold(session, SnapshotSession::next).boxed()))
     }
 
     async fn move_leader(

@@ -16,7 +16,7 @@ use tonic::Code::{
 use tonic::{Code, Status};
 
 /// The code and the text after `etcdserver: ` of each failure that names nothing further.
-const TABLE: [(Error, Code, &str); 60] = [
+const TABLE: [(Error, Code, &str); 61] = [
     (Error::EmptyKey, InvalidArgument, "key is not provided"),
     (Error::KeyNotFound, InvalidArgument, "key not found"),
     (Error::ValueProvided, InvalidArgument, "value is provided"),
@@ -95,6 +95,7 @@ const TABLE: [(Error, Code, &str); 60] = [
         "request timed out, waiting for the applied index took too long",
     ),
     (Error::TooManyRequests, Unknown, "too many requests"),
+    (Error::BackupInterrupted, Unavailable, "the state was replaced while it was read, try again"),
     (Error::BadLeaderTransferee, FailedPrecondition, "bad leader transferee"),
     (Error::Canceled, Cancelled, "request canceled"),
 ];

@@ -3,6 +3,7 @@
 use super::outcome::{Outcome, Response, RevisionChanges};
 use super::request::{self, Op};
 use crate::alarm::Alarms;
+use crate::auth::kept::KeptAuth;
 use crate::error::{Error, Result};
 use crate::lease::Lessor;
 use crate::membership::Members;
@@ -13,6 +14,7 @@ use crate::pb::etcdserverpb::alarm_request::AlarmAction;
 use crate::pb::etcdserverpb::{AlarmMember, AlarmType};
 use crate::pb::raftpb;
 use crate::raft::message::{Entry, EntryKind, Index, Term};
+use prost::Message;
 use sha1::{Digest, Sha1};
 use std::sync::Arc;
 use std::time::Duration;
@@ -34,6 +36,8 @@ pub struct StateMachine {
     pub lessor: Lessor,
     pub members: Members,
     pub alarms: Alarms,
+    /// Users and roles of the backup that this state began with.
+    pub(super) auth: KeptAuth,
     applied: Position,
     /// The part of the state hash that members and alarms make; they change rarely.
     cluster_hash: u64,
@@ -52,7 +56,9 @@ impl StateMachine {
         members: Members,
         alarms: Alarms,
     ) -> StateMachine {
-        let mut machine = StateMachine { store, lessor, members, alarms, applied, cluster_hash: 0 };
+        let (auth, cluster_hash) = (KeptAuth::default(), 0);
+        let mut machine =
+            StateMachine { store, lessor, members, alarms, auth, applied, cluster_hash };
         machine.hash_cluster();
         machine
     }
@@ -69,13 +75,14 @@ impl StateMachine {
             .wrapping_add(self.cluster_hash)
     }
 
-    fn hash_cluster(&mut self) {
+    pub(super) fn hash_cluster(&mut self) {
         let mut hash = Sha1::new();
         hash.update(self.members.encode());
         for alarm in self.alarms.list(AlarmType::None) {
             hash.update(alarm.member_id.to_be_bytes());
             hash.update(alarm.alarm.to_be_bytes());
         }
+        hash.update(self.auth.encode_to_vec());
         let digest = hash.finalize();
         self.cluster_hash =
             u64::from_be_bytes(digest[..8].try_into().expect("a SHA-1 has twenty bytes"));

@@ -11,10 +11,12 @@
 //! - `outcome`: what applying an entry gives: an answer, changes for watchers, a new membership.
 //! - `machine`: the state machine; its gates stand in one visible list.
 //! - `snapshot`: the state machine as a checkpoint holds it, and back.
+//! - `buckets`: the state machine as etcd's database holds it, for backups, and back.
 //!
 //! A refusal that every replica reaches alike is an answer. Anything else is a bug, and panics
 //! before replicas can diverge.
 
+pub mod buckets;
 pub mod machine;
 pub mod outcome;
 pub mod request;

@@ -3,6 +3,7 @@
 
 use super::machine::{Position, StateMachine};
 use crate::alarm::Alarms;
+use crate::auth::kept::KeptAuth;
 use crate::lease::Lessor;
 use crate::membership::Members;
 use crate::mvcc::store::Store;
@@ -15,6 +16,8 @@ use std::fmt;
 const LEASES: &str = "leases";
 const MEMBERS: &str = "members";
 const ALARMS: &str = "alarms";
+/// Only where there is any.
+const AUTH: &str = "auth";
 
 /// Everything of a state machine but the records of its store, captured between two entries.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -26,7 +29,7 @@ pub struct Image {
     /// The records up to this revision belong to the image.
     pub revision: i64,
     pub compact_revision: i64,
-    /// Leases, members and alarms by name, each in the encoding of its owner.
+    /// Leases, members, alarms and users by name, each in the encoding of its owner.
     pub sections: Vec<(String, Bytes)>,
 }
 
@@ -57,7 +60,7 @@ impl StateMachine {
             },
             revision: self.store.revision(),
             compact_revision: self.store.compact_revision(),
-            sections: encode_sections(&self.lessor, &self.members, &alarms),
+            sections: encode_sections(&self.lessor, &self.members, &alarms, &self.auth),
         }
     }
 
@@ -78,7 +81,12 @@ impl StateMachine {
         let alarms = AlarmResponse::decode(section(sections, ALARMS)?.clone())
             .map_err(|error| bad(ALARMS, error))?;
         let alarms = Alarms::restore(&alarms.alarms);
-        Ok(StateMachine::at(applied, store, lessor, members, alarms))
+        let mut machine = StateMachine::at(applied, store, lessor, members, alarms);
+        if let Ok(auth) = section(sections, AUTH) {
+            machine.auth = KeptAuth::decode(auth.clone()).map_err(|error| bad(AUTH, error))?;
+            machine.hash_cluster();
+        }
+        Ok(machine)
     }
 }
 
@@ -88,12 +96,17 @@ pub fn encode_sections(
     lessor: &Lessor,
     members: &Members,
     alarms: &AlarmResponse,
+    auth: &KeptAuth,
 ) -> Vec<(String, Bytes)> {
-    vec![
+    let mut sections = vec![
         (LEASES.to_string(), Bytes::from(lessor.encode())),
         (MEMBERS.to_string(), Bytes::from(members.encode())),
         (ALARMS.to_string(), Bytes::from(alarms.encode_to_vec())),
-    ]
+    ];
+    if !auth.is_empty() {
+        sections.push((AUTH.to_string(), Bytes::from(auth.encode_to_vec())));
+    }
+    sections
 }
 
 fn section<'a>(sections: &'a [(String, Bytes)], name: &str) -> Result<&'a Bytes, BadSection> {

@@ -412,7 +412,7 @@ fn go_bool(text: &str) -> Option<bool> {
 }
 
 /// Reads `name=url,name=url`; a name that stands there again has several URLs.
-fn parse_cluster(text: &str) -> Result<Vec<(String, Vec<String>)>, String> {
+pub fn parse_cluster(text: &str) -> Result<Vec<(String, Vec<String>)>, String> {
     let mut members: BTreeMap<String, Vec<Url>> = BTreeMap::new();
     for part in text.split(',').filter(|part| !part.is_empty()) {
         let (name, url) = part.split_once('=').unwrap_or((part, ""));

@@ -6,6 +6,7 @@
 
 use crate::error::{Error, Result};
 use crate::mvcc::log::Version;
+use crate::mvcc::revision::stored_key;
 use crate::mvcc::store::Store;
 use crate::pb::mvccpb::KeyValue;
 use prost::Message;
@@ -113,13 +114,8 @@ impl Store {
     }
 
     fn hash_record(&self, crc: u32, record: &Version) -> Result<u32> {
-        let mut key = [0; 18];
-        key[..8].copy_from_slice(&record.main.to_be_bytes());
-        key[8] = b'_';
-        key[9..17].copy_from_slice(&u64::from(record.sub).to_be_bytes());
-        key[17] = b't';
-        let key_len = if record.tombstone() { 18 } else { 17 };
-        let crc = crc32c::crc32c_append(crc, &key[..key_len]);
+        let (key, len) = stored_key(record.main, u64::from(record.sub), record.tombstone());
+        let crc = crc32c::crc32c_append(crc, &key[..len]);
         let value = if record.tombstone() {
             let key = self.keys.key(record.key).clone();
             KeyValue { key, ..KeyValue::default() }.encode_to_vec()

@@ -18,6 +18,17 @@ impl Revision {
     }
 }
 
+/// The key under which etcd stores the record of a revision: both numbers in big-endian order,
+/// and a `t` behind those of a tombstone.
+pub fn stored_key(main: i64, sub: u64, tombstone: bool) -> ([u8; 18], usize) {
+    let mut key = [0; 18];
+    key[..8].copy_from_slice(&main.to_be_bytes());
+    key[8] = b'_';
+    key[9..17].copy_from_slice(&sub.to_be_bytes());
+    key[17] = b't';
+    (key, if tombstone { 18 } else { 17 })
+}
+
 /// The keys that a `key` and `range_end` pair of the API means.
 ///
 /// No `range_end` is the one key; a `range_end` of one zero byte is every key from `key` on; any

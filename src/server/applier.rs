@@ -69,6 +69,7 @@ fn install(swap: Swap, shared: &Shared) -> Installed {
             state_hash: state.state_hash(),
         });
         shared.env.recorder.record(&members_changed(&state));
+        shared.swaps.update(|swaps| *swaps += 1);
         shared.runs.set_current(&runs);
         shared.hub().snapshot_installed(state.store.revision());
         before

@@ -1,5 +1,6 @@
 //! What a server says about itself and its cluster.
 
+use super::backup::{self, Pieces};
 use super::handle::{Caller, Handle};
 use super::versions;
 use crate::apply::outcome::Response;
@@ -90,6 +91,17 @@ impl Handle {
             compact_revision,
             hash_revision,
         })
+    }
+
+    /// Begins a backup of this member's state as it is now.
+    pub fn backup(&self) -> Result<Pieces> {
+        backup::begin(self.shared())
+    }
+
+    /// The hash of everything that a backup holds.
+    pub async fn hash(&self) -> Result<api::HashResponse> {
+        let hash = backup::hash(self.shared()).await?;
+        Ok(api::HashResponse { header: Some(self.header()), hash })
     }
 
     /// Refuses what a learner does not serve.

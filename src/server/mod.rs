@@ -23,12 +23,16 @@
 //! | committed and not yet applied | 5,000 entries | `too many requests` |
 //! | writes before `log_writer` | uncommitted data in the core | the core refuses proposals |
 //! | entries before `applier` | the pending callers of all members | as above |
+//! | backups at once | 4 | `too many requests` |
+//! | pieces of a backup | 8 | it waits; after a minute without a reader it ends |
 //! | offers of a snapshot | 1 | dropped; the leader offers again |
 //! | messages for one peer | 4,096 | dropped and reported; Raft sends again |
 //! | batches in a peer's stream | 16, then HTTP/2 flow control | they wait in the queue above |
 
+pub mod adopt;
 pub mod applier;
 pub mod auto_compactor;
+pub mod backup;
 pub mod checkpointer;
 pub mod count;
 pub mod event;
@@ -50,6 +54,7 @@ pub mod recipes;
 pub mod reconfig_check;
 pub mod reconfigure;
 pub mod recovery;
+pub mod restore;
 pub mod run_dir;
 pub mod runs;
 pub mod sent;
@@ -215,6 +220,7 @@ impl Server {
     /// # Errors
     /// When the data directory can't be used or is damaged, or the configuration contradicts it.
     pub async fn start(config: ServerConfig, env: Env) -> Result<Server, StartError> {
+        adopt::adopt(&env.disk, &config).await?;
         let recovery = recover(&config, &env).await?;
         let Recovery { data_dir, wal, cluster_id, member_id, state, core, runs, next, remotes } =
             recovery;

@@ -151,10 +151,10 @@ impl RunTable {
 
 impl ColdValues for RunTable {
     fn read(&self, location: Location) -> Result<Bytes> {
-        let Location { run, offset, len } = location;
+        let run = location.run;
         let open = self.get(run);
         let open = open.unwrap_or_else(|| panic!("a value stands in run {run}, which is closed"));
-        open.value(ValuePlace { run, offset, length: len }).map_err(|error| {
+        open.value(to_place(location)).map_err(|error| {
             tracing::error!(%error, "a value cannot be read");
             Error::Corrupt
         })
@@ -192,6 +192,10 @@ pub async fn restore(
 
 pub fn to_location(place: ValuePlace) -> Location {
     Location { run: place.run, offset: place.offset, len: place.length }
+}
+
+pub fn to_place(location: Location) -> ValuePlace {
+    ValuePlace { run: location.run, offset: location.offset, length: location.len }
 }
 
 pub fn to_revision(revision: RecordRevision) -> Revision {

@@ -142,6 +142,10 @@ pub struct Shared {
     pub compacted: Signal<i64>,
     /// How many read the state as it was at some moment: physical removal waits for them.
     pub sweep_pins: Signal<usize>,
+    /// How often the state was replaced as a whole.
+    pub swaps: Signal<u64>,
+    /// How many backups are being read.
+    pub backups: Signal<usize>,
     pub checkpoints: CheckpointOptions,
     /// Wakes the task that takes checkpoints.
     pub checkpoint: Notify,
@@ -212,6 +216,8 @@ impl Shared {
             compact: Notify::new(),
             compacted: Signal::new(compacted),
             sweep_pins: Signal::new(0),
+            swaps: Signal::new(0),
+            backups: Signal::new(0),
             checkpoints: parts.checkpoints,
             checkpoint: Notify::new(),
             runs: parts.runs,

@@ -10,13 +10,17 @@
 //! together with what else, are the state at which index;
 //! [`checkpoint`] puts these together and finds at the start what to begin from.
 //!
+//! [`bbolt`] is the format of etcd's backups; [`etcd_wal`] looks into a log of etcd's.
+//!
 //! Every file begins with a magic and a version; a later version is refused. Every byte is under
 //! a checksum. `docs/storage-format.md` draws the formats.
 
+pub mod bbolt;
 pub mod checkpoint;
 pub mod data_dir;
 pub mod directory;
 pub mod error;
+pub mod etcd_wal;
 pub mod frame;
 pub mod manifest;
 pub mod record;

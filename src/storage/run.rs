@@ -226,6 +226,15 @@ impl Run {
 
     /// Reads back a value that this run holds, verifying the block around it.
     pub fn value(&self, place: ValuePlace) -> Result<Bytes, StorageError> {
+        self.value_near(place, &mut None)
+    }
+
+    /// Like `value`, for values in order: keeps the block in `last` and reads it only once.
+    pub fn value_near(
+        &self,
+        place: ValuePlace,
+        last: &mut Option<(u64, Bytes)>,
+    ) -> Result<Bytes, StorageError> {
         assert_eq!(place.run, self.meta.id, "a value of run {} is asked of another", place.run);
         if place.length == 0 {
             // An empty value at the end of a block stands where the next block begins.
@@ -234,7 +243,11 @@ impl Run {
         let block = self.index.partition_point(|block| block.offset <= place.offset);
         let number = block.checked_sub(1).unwrap_or_else(|| panic!("{place:?} is in no block"));
         let block = self.index[number];
-        let records = self.block(number)?;
+        let records = match last.take() {
+            Some((offset, records)) if offset == block.offset => records,
+            _ => self.block(number)?,
+        };
+        *last = Some((block.offset, records.clone()));
         let start = (place.offset - block.offset) as usize - BLOCK_HEADER_BYTES;
         let end = start + place.length as usize;
         assert!(end <= records.len(), "{place:?} reaches beyond its block of {block:?}");

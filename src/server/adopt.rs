@@ -1,0 +1,114 @@
+//! A data directory that etcd's own tools restored from a backup becomes one of ours at the first
+//! start, so that `etcdctl snapshot restore` can be used as it always was.
+//!
+//! Only one that no etcd has run on: what a running member's log holds beyond its database would be
+//! lost. Any other directory of etcd's is refused, with the command that takes its database.
+//!
+//! The new files are made aside, then two renames put them in place; etcd's stay as `member.etcd`.
+
+use super::ServerConfig;
+use super::restore::{BackupFile, RestoreOptions, restore};
+use super::start_error::StartError;
+use crate::env::disk::Disk;
+use crate::storage::etcd_wal::{self, FreshLog};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// Where the new files are made, below the data directory.
+const ASIDE: &str = "from-etcd";
+/// What etcd's files are called then.
+const BEFORE: &str = "member.etcd";
+
+/// Takes over a directory of etcd's, if that is what the data directory is.
+///
+/// # Errors
+/// When it is one that can't be taken over.
+pub async fn adopt(disk: &Arc<dyn Disk>, config: &ServerConfig) -> Result<(), StartError> {
+    let root = &config.data_dir;
+    let failed = |error: io::Error| refuse(format!("looking into {}: {error}", root.display()));
+    let (member, aside) = (root.join("member"), root.join(ASIDE));
+    let database = member.join("snap/db");
+    if disk.exists(&database).map_err(failed)? {
+        let log = etcd_wal::read_fresh(&**disk, &member.join("wal")).map_err(failed)?;
+        let log = log.ok_or_else(|| refuse(has_run(config, &database)))?;
+        make_aside(disk, config, &database, log, aside.clone()).await?;
+        disk.rename(&member, &root.join(BEFORE)).map_err(failed)?;
+        disk.sync_dir(root).await.map_err(failed)?;
+    } else if disk.exists(&member).map_err(failed)? {
+        return Ok(());
+    } else if !disk.exists(&root.join(BEFORE)).map_err(failed)? {
+        return Ok(());
+    }
+    // Also after a crash between the two renames.
+    disk.rename(&aside.join("member"), &member).map_err(failed)?;
+    disk.sync_dir(root).await.map_err(failed)?;
+    tracing::info!(from = %database.display(), "took over a directory that etcd's tools restored");
+    Ok(())
+}
+
+async fn make_aside(
+    disk: &Arc<dyn Disk>,
+    config: &ServerConfig,
+    database: &Path,
+    log: FreshLog,
+    data_dir: PathBuf,
+) -> Result<(), StartError> {
+    let backup = BackupFile::open(&**disk, database, true).map_err(refuse)?;
+    let decoded = backup.decode().map_err(refuse)?;
+    if decoded.consistent_index != log.members {
+        return Err(refuse(has_run(config, database)));
+    }
+    let own_urls = config.initial_cluster.iter().find(|(name, _)| *name == config.name);
+    let options = RestoreOptions {
+        name: config.name.clone(),
+        initial_cluster: config.initial_cluster.clone(),
+        initial_cluster_token: config.initial_cluster_token.clone(),
+        initial_advertise_peer_urls: own_urls.map(|(_, urls)| urls.clone()).unwrap_or_default(),
+        data_dir,
+        skip_hash_check: true,
+        bump_revision: None,
+    };
+    let made = restore(disk.clone(), &backup, &options).await.map_err(refuse)?;
+    if (made.member_id, made.cluster_id) != (log.member_id, log.cluster_id) {
+        return Err(refuse(format!(
+            "{} was restored for member {:x} of cluster {:x}, and --name, --initial-cluster and \
+             --initial-cluster-token make this member {:x} of cluster {:x}: give them as they \
+             were given to the restore, and remove {}",
+            config.data_dir.display(),
+            log.member_id,
+            log.cluster_id,
+            made.member_id,
+            made.cluster_id,
+            options.data_dir.display()
+        )));
+    }
+    Ok(())
+}
+
+fn refuse(what: String) -> StartError {
+    StartError::Config(what)
+}
+
+/// The text for a directory on which etcd has run.
+fn has_run(config: &ServerConfig, database: &Path) -> String {
+    let mut cluster = Vec::new();
+    for (name, urls) in &config.initial_cluster {
+        cluster.extend(urls.iter().map(|url| format!("{name}={url}")));
+    }
+    let own = config.initial_cluster.iter().find(|(name, _)| *name == config.name);
+    format!(
+        "{root} is the data directory of an etcd that has run. Save a snapshot while it runs \
+         (etcdctl snapshot save FILE), or take its database as it is; what only its log holds is \
+         then not in it. Restore either on every member, and start with the new directory:\n  \
+         detcdutl snapshot restore --skip-hash-check {database} --name {name} \
+         --initial-cluster {cluster} --initial-cluster-token {token} \
+         --initial-advertise-peer-urls {urls} --data-dir {root}.detcd",
+        root = config.data_dir.display(),
+        database = database.display(),
+        name = config.name,
+        cluster = cluster.join(","),
+        token = config.initial_cluster_token,
+        urls = own.map(|(_, urls)| urls.join(",")).unwrap_or_default(),
+    )
+}

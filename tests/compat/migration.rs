@@ -1,0 +1,205 @@
+//! Carries one state from etcd to detcd and back, by backups and restores, and compares what the
+//! servers say of it after each step.
+//!
+//! `cargo test --features compat --test migration -- --etcd PATH --etcdctl PATH`: the second makes
+//! etcd's data directories from backups, so it must be of a release that still can (up to 3.5).
+
+use detcd::pb::etcdserverpb as pb;
+use pb::auth_client::AuthClient;
+use pb::kv_client::KvClient;
+use pb::lease_client::LeaseClient;
+use pb::maintenance_client::MaintenanceClient;
+use process::{Cluster, scratch_dir};
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode};
+use std::time::Duration;
+use tonic::transport::{Channel, Endpoint};
+
+const READY_MAX: Duration = Duration::from_secs(60);
+const KEYS: u32 = 3_000;
+
+type Outcome<T> = Result<T, String>;
+
+fn main() -> ExitCode {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = runtime.expect("a runtime");
+    match options().and_then(|(etcd, etcdctl)| runtime.block_on(run(&etcd, &etcdctl))) {
+        Ok(()) => {
+            println!("test result: ok. 1 passed; 0 failed;");
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            println!("{error}\ntest result: FAILED. 0 passed; 1 failed;");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn options() -> Outcome<(PathBuf, PathBuf)> {
+    let (mut etcd, mut etcdctl) = (None, None);
+    let mut words = std::env::args().skip(1);
+    while let Some(word) = words.next() {
+        let value = words.next().map(PathBuf::from);
+        match word.as_str() {
+            "--etcd" => etcd = value,
+            "--etcdctl" => etcdctl = value,
+            unknown => return Err(format!("no option {unknown}")),
+        }
+    }
+    let both = etcd.zip(etcdctl);
+    both.ok_or_else(|| "name a real etcd and its etcdctl: --etcd PATH --etcdctl PATH".to_string())
+}
+
+/// Everything about a state that must stay as it is.
+#[derive(Debug, PartialEq)]
+struct Facts {
+    hash: u32,
+    revision: i64,
+    compact_revision: i64,
+    kvs: usize,
+    leases: Vec<(i64, i64)>,
+    compacted: String,
+}
+
+async fn run(etcd: &Path, etcdctl: &Path) -> Outcome<()> {
+    let detcd = Path::new(env!("CARGO_BIN_EXE_detcd"));
+    let detcdutl = Path::new(env!("CARGO_BIN_EXE_detcdutl"));
+    let dir = scratch_dir("migration").map_err(|error| error.to_string())?;
+    let cluster = Cluster::start(etcd, 1, &[]).map_err(|error| error.to_string())?;
+    let channel = connect(&cluster).await?;
+    fill(&channel).await?;
+    let mut before = facts(&channel).await?;
+    let mut file = dir.join("0.db");
+    save(&channel, &file).await?;
+    drop(cluster);
+    let ways = [(detcd, detcdutl), (etcd, etcdctl), (detcd, detcdutl)];
+    for (step, (server, tool)) in ways.into_iter().enumerate() {
+        let cluster = restore(server, tool, &file)?;
+        let channel = connect(&cluster).await?;
+        let now = facts(&channel).await?;
+        let name = server.file_name().unwrap_or_default().display();
+        if now != before {
+            return Err(format!("step {step}, {name}:\nbefore {before:?}\nnow    {now:?}"));
+        }
+        println!("step {step}, {name}: {now:?}");
+        // And it goes on from there.
+        put(&channel, "behind", &format!("step {step}"), 0).await?;
+        before = facts(&channel).await?;
+        file = dir.join(format!("{}.db", step + 1));
+        save(&channel, &file).await?;
+    }
+    std::fs::remove_dir_all(&dir).map_err(|error| error.to_string())
+}
+
+/// Makes a data directory from a backup with the server's own tool, and starts the server on it.
+fn restore(server: &Path, tool: &Path, file: &Path) -> Outcome<Cluster> {
+    let mut cluster = Cluster::prepare(server, 1, &[]).map_err(|error| error.to_string())?;
+    let member = &cluster.members[0];
+    let output = Command::new(tool)
+        .env("ETCDCTL_API", "3")
+        .args(["snapshot", "restore"])
+        .arg(file)
+        .arg(format!("--name={}", member.name))
+        .arg(format!("--initial-cluster={}={}", member.name, member.peer_url))
+        .arg("--initial-cluster-token=test")
+        .arg(format!("--initial-advertise-peer-urls={}", member.peer_url))
+        .arg(format!("--data-dir={}", member.dir.display()))
+        .output()
+        .map_err(|error| format!("{}: {error}", tool.display()))?;
+    if !output.status.success() {
+        let text = String::from_utf8_lossy(&output.stderr);
+        return Err(format!("{} refused the backup: {text}", tool.display()));
+    }
+    cluster.spawn(0).map_err(|error| error.to_string())?;
+    cluster.wait_ready(0, READY_MAX).map_err(|error| error.to_string())?;
+    Ok(cluster)
+}
+
+async fn connect(cluster: &Cluster) -> Outcome<Channel> {
+    let endpoint = Endpoint::from_shared(cluster.endpoints().remove(0));
+    let endpoint = endpoint.map_err(|error| error.to_string())?;
+    endpoint.connect().await.map_err(|error| error.to_string())
+}
+
+async fn put(channel: &Channel, key: &str, value: &str, lease: i64) -> Outcome<i64> {
+    let (key, value) = (key.to_string().into(), value.to_string().into());
+    let request = pb::PutRequest { key, value, lease, ..Default::default() };
+    let answer = KvClient::new(channel.clone()).put(request).await;
+    let answer = answer.map_err(|error| error.to_string())?.into_inner();
+    Ok(answer.header.map_or(0, |header| header.revision))
+}
+
+/// Keys with history, deletes, large values, leases, users and a compaction among them.
+async fn fill(channel: &Channel) -> Outcome<()> {
+    let mut kv = KvClient::new(channel.clone());
+    let mut leases = LeaseClient::new(channel.clone());
+    let failed = |error: tonic::Status| error.to_string();
+    for id in [71, 72, 1 << 62] {
+        let grant = pb::LeaseGrantRequest { id, ttl: 5000 };
+        leases.lease_grant(grant).await.map_err(failed)?;
+    }
+    let mut revision = 0;
+    for n in 0..KEYS {
+        let lease = if n % 10 == 0 { 71 + i64::from(n % 20 / 10) } else { 0 };
+        let value = "v".repeat((n % 400) as usize);
+        revision = put(channel, &format!("key {}", n % (KEYS / 3)), &value, lease).await?;
+        if n % 50 == 0 {
+            let key = format!("key {}", n / 3).into();
+            let delete = pb::DeleteRangeRequest { key, ..Default::default() };
+            kv.delete_range(delete).await.map_err(failed)?;
+        }
+    }
+    put(channel, "large", &"x".repeat(1_000_000), 0).await?;
+    let compaction = pb::CompactionRequest { revision: revision / 2, physical: true };
+    kv.compact(compaction).await.map_err(failed)?;
+    put(channel, "key 1", "behind the compaction", 72).await?;
+    let user = pb::AuthUserAddRequest {
+        name: "somebody".to_string(),
+        password: "secret".to_string(),
+        ..Default::default()
+    };
+    AuthClient::new(channel.clone()).user_add(user).await.map_err(failed)?;
+    Ok(())
+}
+
+async fn facts(channel: &Channel) -> Outcome<Facts> {
+    let failed = |error: tonic::Status| error.to_string();
+    let mut maintenance = MaintenanceClient::new(channel.clone());
+    let hashed = maintenance.hash_kv(pb::HashKvRequest { revision: 0 }).await;
+    let hashed = hashed.map_err(failed)?.into_inner();
+    let mut kv = KvClient::new(channel.clone()).max_decoding_message_size(usize::MAX);
+    let all =
+        pb::RangeRequest { key: vec![0].into(), range_end: vec![0].into(), ..Default::default() };
+    let range = kv.range(all.clone()).await.map_err(failed)?.into_inner();
+    let old = pb::RangeRequest { revision: hashed.compact_revision - 1, ..all };
+    let compacted = kv.range(old).await.err().map_or(String::new(), |error| error.to_string());
+    let mut client = LeaseClient::new(channel.clone());
+    let listed = client.lease_leases(pb::LeaseLeasesRequest {}).await.map_err(failed)?;
+    let mut leases = Vec::new();
+    for lease in listed.into_inner().leases {
+        let request = pb::LeaseTimeToLiveRequest { id: lease.id, keys: true };
+        let left = client.lease_time_to_live(request).await.map_err(failed)?.into_inner();
+        // How long it was granted for, and how many keys are attached to it.
+        leases.push((left.granted_ttl, left.keys.len() as i64));
+    }
+    leases.sort_unstable();
+    Ok(Facts {
+        hash: hashed.hash,
+        revision: range.header.map_or(0, |header| header.revision),
+        compact_revision: hashed.compact_revision,
+        kvs: range.kvs.len(),
+        leases,
+        compacted,
+    })
+}
+
+async fn save(channel: &Channel, file: &Path) -> Outcome<()> {
+    let failed = |error: tonic::Status| error.to_string();
+    let mut maintenance = MaintenanceClient::new(channel.clone());
+    let stream = maintenance.snapshot(pb::SnapshotRequest {}).await.map_err(failed)?;
+    let (mut stream, mut bytes) = (stream.into_inner(), Vec::new());
+    while let Some(piece) = stream.message().await.map_err(failed)? {
+        bytes.extend_from_slice(&piece.blob);
+    }
+    std::fs::write(file, bytes).map_err(|error| error.to_string())
+}
