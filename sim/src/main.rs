@@ -3,6 +3,7 @@
 use sim::mutants;
 use sim::options::Mode;
 use sim::plan::Plan;
+use sim::raft_ring;
 use sim::run;
 use sim::shrink::shrink;
 use sim::sweep::{Plans, Sweep, story};
@@ -20,6 +21,7 @@ cargo sim shrink --seed S [--mode M] | shrink FILE          make a failing plan 
 cargo sim hashes FILE                                       compare the trace hashes in FILE
 cargo sim everyday [--seeds N] [FILE]                       what `cargo test` runs
 cargo sim until-failure --seeds N [--first S]               a sweep that ends with its first failure
+cargo sim ring --seeds N [--first S]                        bare consensus cores, until one fails
 cargo sim mutants [ROW...]                                  put known bugs back and catch them
 
 modes: safety liveness partial-cut slow-disk lite, and standard (by which speed is measured)
@@ -55,6 +57,7 @@ fn command(arguments: &[String]) -> Result<(), String> {
         "shrink" => shrink_plan(&arguments.plan()?),
         "hashes" => hashes(arguments.file()?),
         "until-failure" => until_failure(&arguments),
+        "ring" => ring(&arguments),
         "mutants" => mutants::bench(Path::new("."), &arguments.files),
         other => Err(format!("there is no command {other:?}\n\n{USAGE}")),
     }
@@ -165,6 +168,27 @@ fn until_failure(arguments: &Arguments) -> Result<(), String> {
         }
         None => println!("survived {seeds}"),
     }
+    Ok(())
+}
+
+/// Histories of bare consensus cores; ends with the first failure, in words as `until_failure`.
+fn ring(arguments: &Arguments) -> Result<(), String> {
+    /// Steps of the stormy part of a history.
+    const STEPS: usize = 400;
+    let seeds = arguments.seeds.unwrap_or(1000);
+    let mut stats = raft_ring::Stats::default();
+    for seed in arguments.first..arguments.first + seeds {
+        match raft_ring::run(seed, STEPS) {
+            Ok(history) => stats.add(&history),
+            Err(text) => {
+                println!("seed {seed}: {text}");
+                let guarantee = text.split(':').next().unwrap_or_default();
+                println!("caught {} {guarantee}", seed - arguments.first + 1);
+                return Ok(());
+            }
+        }
+    }
+    println!("{stats:?}\nsurvived {seeds}");
     Ok(())
 }
 
