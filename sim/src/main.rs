@@ -220,7 +220,8 @@ fn twice(plan: &Plan) -> Result<(), String> {
     Ok(())
 }
 
-/// Compares the trace of each seed in a file with the hash beside it; `REWRITE=1` writes it anew.
+/// Compares the trace of each seed in a file with the hash beside it, and again in the other order;
+/// `REWRITE=1` writes it anew.
 fn hashes(file: &str) -> Result<(), String> {
     let text = std::fs::read_to_string(file).map_err(|e| format!("{file}: {e}"))?;
     let known: toml::Table = text.parse().map_err(|e| format!("{file}: {e}"))?;
@@ -228,10 +229,16 @@ fn hashes(file: &str) -> Result<(), String> {
         text.lines().take_while(|l| l.starts_with('#')).flat_map(|l| [l, "\n"]).collect();
     let mut rewritten = header;
     let mut wrong = Vec::new();
-    for (seed, hash) in &known {
+    let hash_of = |seed: &String| {
         let number = seed.parse().map_err(|_| format!("{file}: {seed} is no seed"))?;
-        let outcome = run::run(&Plan::draw(number, None), false);
-        let found = format!("{:016x}", outcome.trace_hash);
+        Ok::<_, String>(format!("{:016x}", run::run(&Plan::draw(number, None), false).trace_hash))
+    };
+    let backwards = known.keys().rev().map(hash_of).collect::<Result<Vec<_>, _>>()?;
+    for ((seed, hash), before) in known.iter().zip(backwards.iter().rev()) {
+        let found = hash_of(seed)?;
+        if found != *before {
+            return Err(format!("seed {seed}: trace hash {found}, in the other order {before}"));
+        }
         if hash.as_str() != Some(found.as_str()) {
             wrong.push(format!("seed {seed}: trace hash {found}, in the tree {hash}"));
         }

@@ -83,6 +83,13 @@ pub enum Fault {
         target: Target,
         for_ms: u64,
     },
+    /// Cut off from all members, not from the clients, with a slow clock: a leader notices late
+    /// that it was deposed.
+    Strand {
+        target: Target,
+        per_mille: u64,
+        for_ms: u64,
+    },
 
     // --- processes ---
     Kill {
@@ -226,6 +233,7 @@ impl Fault {
             Fault::Delay { .. } => "delay",
             Fault::Loss { .. } => "loss",
             Fault::CutClients { .. } => "cut-clients",
+            Fault::Strand { .. } => "strand",
             Fault::Kill { .. } => "kill",
             Fault::PowerCut { .. } => "power-cut",
             Fault::PowerCutAll { .. } => "power-cut-all",
@@ -274,7 +282,7 @@ mod tests {
                 *classes.entry(action.fault.class()).or_default() += 1;
             }
         }
-        assert_eq!(classes.len(), 22, "every class is drawn: {classes:?}");
+        assert_eq!(classes.len(), 23, "every class is drawn: {classes:?}");
     }
 
     #[test]

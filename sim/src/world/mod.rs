@@ -18,13 +18,16 @@ pub mod faults;
 pub mod heal;
 /// What is on the platters.
 pub mod platters;
+/// What is demanded while one disk stalls.
+pub mod slow_disk;
 /// The watchers.
 pub mod watcher;
 /// Between the model's requests and the messages of the API.
 pub mod wire;
 
-use crate::checker::{Guarantee, linearizability, liveness, watch};
+use crate::checker::{Guarantee, Violation, leadership, linearizability, liveness, watch};
 use crate::history;
+use crate::options::Mode;
 use crate::outcome::Outcome;
 use crate::plan::Plan;
 use book::SharedBook;
@@ -209,6 +212,9 @@ fn judge(cluster: &Cluster) -> Outcome {
             }
         }
     }
+    if violation.is_none() {
+        violation = judge_leadership(plan, &book).err();
+    }
     note_unknown(&mut book);
     let first_fault = book.first_fault;
     let late = |called| first_fault.is_some_and(|at| called > at);
@@ -242,6 +248,24 @@ fn judge(cluster: &Cluster) -> Outcome {
         trace: book.trace.kept().map(str::to_string).collect(),
         marks: book.marks.clone(),
         figures: book.figures.clone(),
+    }
+}
+
+/// What the modes that leave a quorum alone say of its leaders.
+fn judge_leadership(plan: &Plan, book: &book::Book) -> Result<(), Violation> {
+    let election = plan.options.election_ms * 1_000_000;
+    match plan.mode {
+        Mode::Safety | Mode::Liveness | Mode::Lite => Ok(()),
+        Mode::SlowDisk => {
+            let moves = |a| leadership::moves_once(&book.elected, a, election * 2);
+            book.ailing.iter().try_for_each(moves)
+        }
+        Mode::PartialCut => {
+            let quorum = plan.options.members / 2 + 1;
+            let Some(core) = heal::connected(plan, quorum) else { return Ok(()) };
+            let begins = plan.actions.first().map_or(0, |action| action.at_ms * 1_000_000);
+            leadership::stays(&book.elected, &core, begins, election * 3)
+        }
     }
 }
 
