@@ -4,6 +4,7 @@ use sim::incident::{self, Incident};
 use sim::mutants;
 use sim::options::Mode;
 use sim::plan::Plan;
+use sim::raft_ring;
 use sim::run;
 use sim::sweep::{Plans, Sweep, story};
 use std::path::Path;
@@ -21,6 +22,7 @@ cargo sim shrink --seed S [--mode M] | shrink FILE          make a failing plan 
 cargo sim hashes FILE                                       compare the trace hashes in FILE
 cargo sim everyday [--seeds N] [FILE]                       what `cargo test` runs
 cargo sim until-failure --seeds N [--first S]               a sweep that ends with its first failure
+cargo sim ring --seeds N [--first S]                        bare consensus cores, until one fails
 cargo sim mutants [ROW...]                                  put known bugs back and catch them
 
 modes: safety liveness partial-cut slow-disk lite, and standard (by which speed is measured)
@@ -69,6 +71,7 @@ fn command(arguments: &[String]) -> Result<(), String> {
         "shrink" => shrink_plan(&arguments.plan()?),
         "hashes" => hashes(arguments.file()?),
         "until-failure" => until_failure(&arguments),
+        "ring" => ring(&arguments),
         "mutants" => mutants::bench(Path::new("."), &arguments.files),
         other => Err(format!("there is no command {other:?}\n\n{USAGE}")),
     }
@@ -200,6 +203,27 @@ fn until_failure(arguments: &Arguments) -> Result<(), String> {
     Ok(())
 }
 
+/// Histories of bare consensus cores; ends with the first failure, in words as `until_failure`.
+fn ring(arguments: &Arguments) -> Result<(), String> {
+    /// Steps of the stormy part of a history.
+    const STEPS: usize = 400;
+    let seeds = arguments.seeds.unwrap_or(1000);
+    let mut stats = raft_ring::Stats::default();
+    for seed in arguments.first..arguments.first + seeds {
+        match raft_ring::run(seed, STEPS) {
+            Ok(history) => stats.add(&history),
+            Err(text) => {
+                println!("seed {seed}: {text}");
+                let guarantee = text.split(':').next().unwrap_or_default();
+                println!("caught {} {guarantee}", seed - arguments.first + 1);
+                return Ok(());
+            }
+        }
+    }
+    println!("{stats:?}\nsurvived {seeds}");
+    Ok(())
+}
+
 /// The sweep of every day, the hashes and the incidents in the tree, and two seeds twice.
 fn everyday(arguments: &Arguments) -> Result<(), String> {
     if let Some(file) = arguments.files.first() {
@@ -229,7 +253,8 @@ fn twice(plan: &Plan) -> Result<(), String> {
     Ok(())
 }
 
-/// Compares the trace of each seed in a file with the hash beside it; `REWRITE=1` writes it anew.
+/// Compares the trace of each seed in a file with the hash beside it, and again in the other order;
+/// `REWRITE=1` writes it anew.
 fn hashes(file: &str) -> Result<(), String> {
     let text = std::fs::read_to_string(file).map_err(|e| format!("{file}: {e}"))?;
     let known: toml::Table = text.parse().map_err(|e| format!("{file}: {e}"))?;
@@ -237,10 +262,16 @@ fn hashes(file: &str) -> Result<(), String> {
         text.lines().take_while(|l| l.starts_with('#')).flat_map(|l| [l, "\n"]).collect();
     let mut rewritten = header;
     let mut wrong = Vec::new();
-    for (seed, hash) in &known {
+    let hash_of = |seed: &String| {
         let number = seed.parse().map_err(|_| format!("{file}: {seed} is no seed"))?;
-        let outcome = run::run(&Plan::draw(number, None), false);
-        let found = format!("{:016x}", outcome.trace_hash);
+        Ok::<_, String>(format!("{:016x}", run::run(&Plan::draw(number, None), false).trace_hash))
+    };
+    let backwards = known.keys().rev().map(hash_of).collect::<Result<Vec<_>, _>>()?;
+    for ((seed, hash), before) in known.iter().zip(backwards.iter().rev()) {
+        let found = hash_of(seed)?;
+        if found != *before {
+            return Err(format!("seed {seed}: trace hash {found}, in the other order {before}"));
+        }
         if hash.as_str() != Some(found.as_str()) {
             wrong.push(format!("seed {seed}: trace hash {found}, in the tree {hash}"));
         }

@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 
 /// All marks, each with what it means.
-pub const ALL: [(&str, &str); 42] = [
+pub const ALL: [(&str, &str); 43] = [
     ("leader changed", "a second term had a leader"),
     ("two leaders at once", "a leader of an old term had not heard of the leader of a later one"),
     ("quorum lost", "a majority of the members was down at once"),
@@ -22,6 +22,7 @@ pub const ALL: [(&str, &str); 42] = [
     ("refused to start", "a member found its log damaged and refused to start"),
     ("slow sync reported", "a write to the log was outstanding for an election timeout"),
     ("elected while the leader's disk stalled", "leadership moved away from a stalled disk"),
+    ("leader replaced while stranded", "a leader that was cut off served on while another led"),
     ("unknown write applied", "a write whose outcome was unknown turned out to be applied"),
     ("unknown write lost", "a write whose outcome was unknown was never applied"),
     ("stale serializable read", "a serializable read saw an older state than was acknowledged"),
@@ -52,7 +53,7 @@ pub const ALL: [(&str, &str); 42] = [
 ];
 
 /// What the everyday sweep must reach.
-pub const EVERYDAY: [&str; 20] = [
+pub const EVERYDAY: [&str; 21] = [
     "leader changed",
     "two leaders at once",
     "quorum lost",
@@ -63,6 +64,7 @@ pub const EVERYDAY: [&str; 20] = [
     "recovered uncommitted entries",
     "log truncated",
     "stopped by its disk",
+    "leader replaced while stranded",
     "unknown write applied",
     "unknown write lost",
     "stale serializable read",

@@ -1,8 +1,9 @@
 //! The bench that puts known bugs back and measures how many seeds it takes to catch each.
 //!
 //! It copies the tree, makes the edits of all mutants behind one switch, builds the copy once, and
-//! runs seeds with one mutant on at a time. The switch is compiled into the copy only. A kill by an
-//! assertion beside the mutant does not count as a kill by a checker.
+//! runs seeds with one mutant on at a time, in both rings: the whole server, and bare consensus
+//! cores. The switch is compiled into the copy only. A kill by an assertion beside the mutant does
+//! not count as a kill by a checker.
 
 use serde::Deserialize;
 use std::fmt::Write;
@@ -93,6 +94,8 @@ enum Verdict {
 struct Finding {
     mutant: Mutant,
     blocks: Vec<Verdict>,
+    /// What the ring of bare cores says.
+    cores: Verdict,
     control: Verdict,
 }
 
@@ -182,10 +185,13 @@ fn build(copy: &Path, target: &Path) -> Result<PathBuf, String> {
 
 fn try_mutant(binary: &Path, mutant: &Mutant) -> Result<Finding, String> {
     let (blocks, seeds) = if mutant.p0 { (3, 500) } else { (1, 2000) };
-    let verdicts = BLOCKS[..blocks].iter().map(|first| run(binary, mutant, *first, seeds, &[]));
+    let server = |first| run(binary, mutant, first, seeds, &["until-failure"]);
+    let verdicts = BLOCKS[..blocks].iter().map(|first| server(*first));
     let blocks = verdicts.collect::<Result<Vec<_>, String>>()?;
-    let control = run(binary, mutant, 0, CONTROL_SEEDS, &["--mode", "faultless"])?;
-    Ok(Finding { mutant: mutant.clone(), blocks, control })
+    let cores = run(binary, mutant, 0, seeds, &["ring"])?;
+    let faultless = ["until-failure", "--mode", "faultless"];
+    let control = run(binary, mutant, 0, CONTROL_SEEDS, &faultless)?;
+    Ok(Finding { mutant: mutant.clone(), blocks, cores, control })
 }
 
 fn run(
@@ -193,11 +199,11 @@ fn run(
     mutant: &Mutant,
     first: u64,
     seeds: u64,
-    more: &[&str],
+    command: &[&str],
 ) -> Result<Verdict, String> {
     let output = Command::new(binary)
-        .args(["until-failure", "--first", &first.to_string(), "--seeds", &seeds.to_string()])
-        .args(more)
+        .args(command)
+        .args(["--first", &first.to_string(), "--seeds", &seeds.to_string()])
         .env(VARIABLE, &mutant.row)
         .output()
         .map_err(|e| format!("{}: {e}", binary.display()))?;
@@ -215,6 +221,14 @@ fn run(
 }
 
 impl Verdict {
+    fn is_caught(&self) -> bool {
+        matches!(self, Verdict::Caught { .. })
+    }
+
+    fn is_by_assertion(&self) -> bool {
+        matches!(self, Verdict::Caught { guarantee, .. } if guarantee.contains("Panic"))
+    }
+
     fn seeds(&self) -> u64 {
         match self {
             Verdict::Caught { seeds, .. } => *seeds,
@@ -230,31 +244,50 @@ impl Verdict {
     }
 }
 
+impl Finding {
+    /// The median over the blocks of the whole server.
+    fn median(&self) -> u64 {
+        let mut seeds: Vec<u64> = self.blocks.iter().map(Verdict::seeds).collect();
+        seeds.sort_unstable();
+        seeds[seeds.len() / 2]
+    }
+
+    fn is_caught(&self) -> bool {
+        self.median() < u64::MAX || self.cores.seeds() < u64::MAX
+    }
+
+    /// Who catches it; an assertion beside the mutant is nobody to be proud of.
+    fn caught_by(&self) -> &'static str {
+        let by_checker = |v: &Verdict| v.is_caught() && !v.is_by_assertion();
+        let in_server = self.median() < u64::MAX && self.blocks.iter().any(by_checker);
+        match (in_server, by_checker(&self.cores)) {
+            _ if !self.is_caught() => "nobody",
+            (true, true) => "checkers of both rings",
+            (true, false) => "a checker",
+            (false, true) => "a checker of the cores",
+            (false, false) => "an assertion",
+        }
+    }
+}
+
 /// One line of the table.
 fn row_of(finding: &Finding) -> String {
-    let Finding { mutant, blocks, control } = finding;
-    let mut seeds: Vec<u64> = blocks.iter().map(Verdict::seeds).collect();
-    seeds.sort_unstable();
-    let median = seeds[seeds.len() / 2];
-    let median = if median == u64::MAX { "not caught".into() } else { median.to_string() };
-    let assertion =
-        |v: &Verdict| matches!(v, Verdict::Caught { guarantee, .. } if guarantee == "NoPanic");
-    let by = if seeds[0] == u64::MAX {
-        "nobody"
-    } else if blocks.iter().any(assertion) {
-        "an assertion"
-    } else {
-        "a checker"
+    let Finding { mutant, blocks, cores, control } = finding;
+    let median = match finding.median() {
+        u64::MAX => "not caught".into(),
+        seeds => seeds.to_string(),
     };
     let blocks: Vec<String> = blocks.iter().map(Verdict::text).collect();
     format!(
-        "| {}{} | {} | {} | {} | {median} | {by} | {} | {} |\n",
+        "| {}{} | {} | {} | {} | {median} | {} | {} | {} | {} |\n",
         mutant.row,
         if mutant.p0 { " P0" } else { "" },
         mutant.what,
         mutant.source,
         mutant.guarantee,
+        finding.caught_by(),
         blocks.join("; "),
+        cores.text(),
         control.text()
     )
 }
@@ -262,21 +295,25 @@ fn row_of(finding: &Finding) -> String {
 fn page(findings: &[Finding]) -> String {
     let mut out = String::from(
         "# Mutants\n\nKnown bugs of this field, put back one at a time by `cargo sim mutants`, and \
-         how many seeds it\ntook to catch each. A block is 500 seeds for a P0 row (three disjoint \
-         blocks) and 2,000 for others.\nThe control runs without faults. A kill by an assertion \
-         beside the mutant does not count as a kill\nby a checker.\n\n\
-         | row | bug | seen in | breaks | median seeds | caught by | blocks | control |\n\
-         |---|---|---|---|---|---|---|---|\n",
+         how many seeds it\ntook to catch each. A block is 500 seeds of the whole server for a P0 \
+         row (three disjoint blocks)\nand 2,000 for others; the ring of bare consensus cores runs \
+         one block of its own. The control runs\nwithout faults. A kill by an assertion beside the \
+         mutant does not count as a kill by a checker.\n\n\
+         | row | bug | seen in | breaks | median seeds | caught by | blocks | bare cores | control \
+         |\n|---|---|---|---|---|---|---|---|---|\n",
     );
     for finding in findings {
         out.push_str(&row_of(finding));
     }
-    let caught = findings
-        .iter()
-        .filter(|f| f.blocks.iter().any(|b| matches!(b, Verdict::Caught { .. })))
-        .count();
-    writeln!(out, "\n{caught} of {} mutants were caught.", findings.len())
-        .expect("a String takes everything");
+    let caught = findings.iter().filter(|f| f.is_caught()).count();
+    let checker = |f: &&Finding| f.caught_by().contains("checker");
+    let by_checker = findings.iter().filter(checker).count();
+    writeln!(
+        out,
+        "\n{caught} of {} mutants were caught, {by_checker} of them by a checker.",
+        findings.len()
+    )
+    .expect("a String takes everything");
     out
 }
 
@@ -293,9 +330,9 @@ mod tests {
         assert!(mutants.len() >= 7);
         let mut sources = std::collections::BTreeMap::new();
         for mutant in &mutants {
-            assert!(!mutant.edits.is_empty());
+            let switched = mutant.edits.iter().any(|one| one.replace.contains(SWITCH));
+            assert!(switched, "{}: no switch", mutant.row);
             for one in &mutant.edits {
-                assert!(one.replace.contains(SWITCH), "{}: no switch", mutant.row);
                 let source = sources.entry(one.file.clone()).or_insert_with(|| {
                     fs::read_to_string(root.join(&one.file)).expect("an edited file exists")
                 });

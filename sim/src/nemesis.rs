@@ -17,13 +17,14 @@ struct Class {
     per_ten_seconds: u64,
 }
 
-const NETWORK: [Class; 6] = [
+const NETWORK: [Class; 7] = [
     Class { name: "isolate", draw: isolate, per_ten_seconds: 3 },
     Class { name: "cut-links", draw: cut_links, per_ten_seconds: 3 },
     Class { name: "flap", draw: flap, per_ten_seconds: 1 },
     Class { name: "delay", draw: delay, per_ten_seconds: 1 },
     Class { name: "loss", draw: loss, per_ten_seconds: 1 },
     Class { name: "cut-clients", draw: cut_clients, per_ten_seconds: 2 },
+    Class { name: "strand", draw: strand, per_ten_seconds: 3 },
 ];
 
 const CRASHES: [Class; 5] = [
@@ -81,21 +82,25 @@ pub fn draw(plan: &Plan) -> Vec<Action> {
             .chain(&ROT)
             .collect(),
         Mode::PartialCut => return partial_cut(plan),
-        Mode::SlowDisk => DISKS[..2].iter().collect(),
+        Mode::SlowDisk => return slow_disk(plan),
     };
     let mut actions = Vec::new();
     for class in classes {
-        if single && matches!(class.name, "isolate" | "cut-links" | "transfer-leader" | "bit-rot") {
+        if single
+            && matches!(
+                class.name,
+                "isolate" | "strand" | "cut-links" | "transfer-leader" | "bit-rot"
+            )
+        {
             continue;
         }
         draw_class(plan, class, &mut actions);
     }
     if actions.len() < 5 {
         // The swarm switched nearly everything off; a run without faults finds little.
-        let filler = if plan.mode == Mode::SlowDisk { &DISKS[0] } else { &CRASHES[1] };
         let mut s = Stream::new(plan.seed, "swarm/filler");
         for _ in actions.len()..6 {
-            actions.push(at_some_time(&mut s, plan, filler.draw));
+            actions.push(at_some_time(&mut s, plan, power_cut));
         }
     }
     if plan.mode == Mode::Safety {
@@ -207,6 +212,13 @@ fn cut_clients(s: &mut Stream, plan: &Plan) -> Fault {
     Fault::CutClients { target: target(s, plan), for_ms: span(s, plan) }
 }
 
+fn strand(s: &mut Stream, plan: &Plan) -> Fault {
+    let target = if s.chance(700) { Target::Leader } else { target(s, plan) };
+    let election_ms = plan.options.election_ms;
+    let per_mille = *s.pick(&[250, 500, 800, 1000]);
+    Fault::Strand { target, per_mille, for_ms: s.between(election_ms * 2, election_ms * 6) }
+}
+
 fn kill(s: &mut Stream, plan: &Plan) -> Fault {
     Fault::Kill { target: target(s, plan), down_ms: span(s, plan) }
 }
@@ -297,6 +309,28 @@ fn replace_member(s: &mut Stream, plan: &Plan) -> Fault {
     Fault::ReplaceMember { target: target(s, plan), seat: 0 }
 }
 
+/// One disk at a time ails, mostly the leader's, with a pause in between: leadership may move once
+/// for each, and the others go on.
+fn slow_disk(plan: &Plan) -> Vec<Action> {
+    let mut s = Stream::new(plan.seed, "nemesis/slow-disk");
+    let mut actions = Vec::new();
+    let mut at_ms = plan.options.election_ms * 4;
+    while at_ms < plan.duration_ms {
+        let somebody = Target::Member(s.below(plan.options.members as u64) as usize);
+        let target = if s.chance(700) { Target::Leader } else { somebody };
+        let for_ms = s.log_between(plan.options.election_ms, 30_000);
+        let fault = if s.chance(650) {
+            Fault::FsyncStall { target, for_ms }
+        } else {
+            let from_ms = s.log_between(1, 1_000);
+            Fault::FsyncSlow { target, from_ms, to_ms: from_ms + s.log_between(1, 2_000), for_ms }
+        };
+        actions.push(Action { at_ms, fault });
+        at_ms += for_ms + plan.options.election_ms * s.between(4, 8) + 2_000;
+    }
+    actions
+}
+
 /// A cut for the whole run that leaves a quorum connected in full, and links of the others that
 /// flap around it: the quorum must elect and stay elected.
 ///
@@ -310,9 +344,15 @@ fn partial_cut(plan: &Plan) -> Vec<Action> {
     s.shuffle(&mut order);
     let (core, others) = order.split_at(quorum);
     let begins = (plan.options.election_ms * 2).min(plan.duration_ms / 3);
+    let mut actions = Vec::new();
     let mut lasting = Vec::new();
     let mut flapping = Vec::new();
     for outside in others {
+        if s.chance(400) {
+            // It comes and goes, in both directions.
+            flapping_both_ways(&mut s, plan, *outside, core, &mut actions);
+            continue;
+        }
         for inside in core {
             let (out, back) = ((*inside, *outside), (*outside, *inside));
             match s.below(5) {
@@ -329,7 +369,6 @@ fn partial_cut(plan: &Plan) -> Vec<Action> {
         }
         flapping.extend(others.iter().filter(|o| *o != outside).map(|o| (*outside, *o)));
     }
-    let mut actions = Vec::new();
     for link in flapping {
         for _ in 0..s.below(3) {
             let at_ms = s.between(begins, plan.duration_ms - 1);
@@ -344,4 +383,23 @@ fn partial_cut(plan: &Plan) -> Vec<Action> {
     actions.push(Action { at_ms: begins, fault });
     actions.sort_by_key(|action| action.at_ms);
     actions
+}
+
+/// All links between one member and the core are cut again and again.
+fn flapping_both_ways(
+    s: &mut Stream,
+    plan: &Plan,
+    outside: usize,
+    core: &[usize],
+    actions: &mut Vec<Action>,
+) {
+    let links: Vec<_> =
+        core.iter().flat_map(|inside| [(*inside, outside), (outside, *inside)]).collect();
+    let mut at_ms = (plan.options.election_ms * 2).min(plan.duration_ms / 3);
+    while at_ms < plan.duration_ms {
+        let for_ms = span(s, plan);
+        let fault = Fault::CutLinks { shape: Shape::Directed, links: links.clone(), for_ms };
+        actions.push(Action { at_ms, fault });
+        at_ms += for_ms + span(s, plan);
+    }
 }

@@ -83,6 +83,13 @@ pub enum Fault {
         target: Target,
         for_ms: u64,
     },
+    /// Cut off from all members, not from the clients, with a slow clock: a leader notices late
+    /// that it was deposed.
+    Strand {
+        target: Target,
+        per_mille: u64,
+        for_ms: u64,
+    },
 
     // --- processes ---
     Kill {
@@ -266,6 +273,7 @@ impl Fault {
             Fault::Delay { .. } => "delay",
             Fault::Loss { .. } => "loss",
             Fault::CutClients { .. } => "cut-clients",
+            Fault::Strand { .. } => "strand",
             Fault::Kill { .. } => "kill",
             Fault::PowerCut { .. } => "power-cut",
             Fault::PowerCutAll { .. } => "power-cut-all",

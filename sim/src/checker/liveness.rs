@@ -12,6 +12,8 @@ pub struct Healing {
     /// When all members of the core named the same leader.
     pub leader_at: Option<Nanos>,
     pub core: Vec<CoreMember>,
+    /// Who hears from nobody for good, and leads nevertheless.
+    pub deaf_leader: Option<usize>,
 }
 
 /// What one member of the healed core did.
@@ -49,6 +51,11 @@ pub fn check(healing: &Healing) -> Result<(), Violation> {
             return late(format!("member {name} answered no linearizable read (last: {why})"));
         }
     }
+    if let Some(member) = healing.deaf_leader {
+        let limit = healing.limit / 1_000_000;
+        let text = format!("member {member} hears from nobody, and leads after {limit} ms");
+        return Err(Violation::new(Guarantee::StableLeadership, Some(healing.healed_at), text));
+    }
     agree(&healing.core)
 }
 
@@ -83,6 +90,7 @@ mod tests {
             limit: 1_000,
             leader_at: Some(1_200),
             core: vec![member(0), member(1), member(2)],
+            deaf_leader: None,
         }
     }
 
@@ -100,5 +108,6 @@ mod tests {
         fails(Guarantee::Liveness, &|h| h.core[2].read_at = Some(9_999));
         fails(Guarantee::ReplicasAgree, &|h| h.core[2].state = Some((9, 4, 78)));
         fails(Guarantee::ReplicasAgree, &|h| h.core[0].state = None);
+        fails(Guarantee::StableLeadership, &|h| h.deaf_leader = Some(4));
     }
 }

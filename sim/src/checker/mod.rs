@@ -5,6 +5,8 @@
 
 use crate::history::Nanos;
 
+/// Leadership: it stays where nothing calls for a change, and moves away from who can't lead.
+pub mod leadership;
 /// Linearizability: operations take effect once, between call and return, in revision order.
 pub mod linearizability;
 /// Liveness: once the faults are over, the healed members elect, write, read and agree.
@@ -31,6 +33,8 @@ pub enum Guarantee {
     Watch,
     Liveness,
     ReplicasAgree,
+    /// Leadership changes where it has to, and only there.
+    StableLeadership,
     BoundedQueues,
     /// Not a promise to a client, but to ourselves: an assertion or an index went wrong.
     NoPanic,

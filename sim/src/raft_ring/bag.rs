@@ -44,7 +44,12 @@ impl Bag {
             chosen = first.expect("the chosen message is on its own link");
         }
         let link = (self.messages[chosen].from, self.messages[chosen].to);
-        if self.cut.contains(&link) || dice.chance(self.drop_per_mille) {
+        let is_cut = self.cut.contains(&link);
+        if is_cut && dice.chance(500) {
+            // It waits for the link, as in a connection that is not given up.
+            return Drawn::Nothing;
+        }
+        if is_cut || dice.chance(self.drop_per_mille) {
             return Drawn::Lost(self.messages.remove(chosen));
         }
         if dice.chance(self.duplicate_per_mille) {

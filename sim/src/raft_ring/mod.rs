@@ -64,6 +64,8 @@ struct Ring {
     checker: Checker,
     /// Snapshot transfers that ended: (leader, follower, success).
     reports: Vec<(NodeId, NodeId, bool)>,
+    /// A leader that is cut off and whose clock is slow: it will be deposed without noticing.
+    stranded: Option<NodeId>,
     /// For each read: the last committed index when it began.
     reads: BTreeMap<u64, Index>,
     next_ctx: u64,
@@ -89,6 +91,7 @@ impl Ring {
             members: BTreeMap::new(),
             checker: Checker::default(),
             reports: Vec::new(),
+            stranded: None,
             reads: BTreeMap::new(),
             next_ctx: 0,
             next_proposal: 0,
@@ -312,6 +315,7 @@ impl Ring {
     /// Calm weather: everything runs, nothing is lost. The group must come back by itself.
     fn heal(&mut self) -> Result<(), String> {
         self.bag.heal();
+        self.stranded = None;
         let ids: Vec<NodeId> = self.members.keys().copied().collect();
         for id in &ids {
             self.start(*id)?;

@@ -84,6 +84,9 @@ impl Ring {
         let weather = &self.weather;
         if falls(weather.tick_per_mille) {
             let id = self.anybody();
+            if self.stranded == Some(id) && self.dice.chance(900) {
+                return Ok(());
+            }
             if let Some(core) = self.core(id) {
                 core.tick();
             }
@@ -190,9 +193,14 @@ impl Ring {
     fn cut_or_heal(&mut self) {
         if self.dice.chance(400) {
             self.bag.heal();
+            self.stranded = None;
             return;
         }
         let alone = self.somebody_who_matters();
+        if self.dice.chance(400) {
+            self.strand(alone);
+            return;
+        }
         let (inward, outward) = *self.dice.pick(&[(true, true), (true, false), (false, true)]);
         let others: Vec<NodeId> = self.members.keys().copied().filter(|id| *id != alone).collect();
         for other in others {
@@ -204,6 +212,17 @@ impl Ring {
                     self.bag.cut(alone, other);
                 }
             }
+        }
+    }
+
+    /// Cuts a member off in whole and slows its clock down. What was under way stays under way.
+    fn strand(&mut self, alone: NodeId) {
+        self.bag.heal();
+        self.stranded = Some(alone);
+        let others: Vec<NodeId> = self.members.keys().copied().filter(|id| *id != alone).collect();
+        for other in others {
+            self.bag.cut(other, alone);
+            self.bag.cut(alone, other);
         }
     }
 

@@ -3,6 +3,7 @@
 
 use super::platters;
 use super::watcher::Ending;
+use crate::checker::leadership::{Ailing, Elected};
 use crate::checker::raft::{Configuration, Fact, Raft, Seats};
 use crate::checker::watch::Stream;
 use crate::checker::{Guarantee, Violation};
@@ -56,6 +57,10 @@ pub struct Book {
     pub violation: Option<Violation>,
     /// Who led before the present leader, and the present one.
     pub leaders: [Option<usize>; 2],
+    /// Every leader that was elected, in order.
+    pub elected: Vec<Elected>,
+    /// The times in which one disk ailed, in slow-disk mode.
+    pub ailing: Vec<Ailing>,
     pub first_fault: Option<Nanos>,
     pub acknowledged_revision: i64,
     /// Entries that members may have released from their logs.
@@ -88,6 +93,8 @@ impl SharedBook {
             members: vec![MemberView::default(); seats],
             violation: None,
             leaders: [None, None],
+            elected: Vec::new(),
+            ailing: Vec::new(),
             first_fault: None,
             acknowledged_revision: 1,
             released: BTreeMap::new(),
@@ -241,6 +248,7 @@ impl SharedBook {
             return;
         }
         view.elected_at = at;
+        book.elected.push(Elected { at, member, term });
         let stale = |(i, m): (usize, &MemberView)| i != member && m.leads && m.term < term;
         if book.members.iter().enumerate().any(stale) {
             book.marks.reach("two leaders at once");

@@ -13,6 +13,9 @@ use std::time::Duration;
 use tokio::time::Instant;
 use tonic::transport::{Channel, Endpoint};
 
+/// How many of a thousand reads go to another member than the client's own.
+const WANDERS_PER_MILLE: u64 = 300;
+
 /// Where a member serves its clients.
 pub fn client_address(member: usize) -> SocketAddr {
     SocketAddr::from(([10, 0, 0, member as u8 + 1], 2379))
@@ -73,6 +76,15 @@ pub async fn run(plan: Plan, client: u64, book: SharedBook, until: Instant) {
     while next < until {
         tokio::time::sleep_until(next).await;
         let request = generator.request();
+        if matches!(request, Request::Range(_)) && chance.chance(WANDERS_PER_MILLE) {
+            // A glance at somebody else, who may be out of date without knowing.
+            let other = chance.below(members as u64) as usize;
+            caller.timeout = timeout.min(Duration::from_millis(plan.options.election_ms));
+            caller.ask(other, request).await;
+            caller.timeout = timeout;
+            next = Instant::now() + Duration::from_micros(chance.between(1, pause_us));
+            continue;
+        }
         let outcome = caller.ask(member, request.clone()).await;
         match &outcome {
             Outcome::Done(reply) => generator.learn(&request, reply),

@@ -1,9 +1,9 @@
 //! Carries out what the nemesis planned, one task a fault; each ends what it began.
 
 use super::cluster::Cluster;
-use super::membership;
-use super::platters;
+use super::{membership, platters, slow_disk};
 use crate::clock::TRUE_RATE;
+use crate::options::Mode;
 use crate::plan::{Action, Direction, Fault, Target};
 use crate::random::Stream;
 use crate::timeline::record::What;
@@ -40,7 +40,8 @@ pub async fn carry_out(cluster: Cluster, number: usize, action: Action) {
         | Fault::Flap { .. }
         | Fault::Delay { .. }
         | Fault::Loss { .. }
-        | Fault::CutClients { .. } => network(&cluster, &action.fault).await,
+        | Fault::CutClients { .. }
+        | Fault::Strand { .. } => network(&cluster, &action.fault).await,
         Fault::Kill { .. }
         | Fault::PowerCut { .. }
         | Fault::PowerCutAll { .. }
@@ -101,6 +102,17 @@ async fn network(cluster: &Cluster, fault: &Fault) {
             let links = cluster.client_links(cluster.resolve(*target));
             cut_for(cluster, &links, *for_ms).await;
         }
+        Fault::Strand { target, per_mille, for_ms } => {
+            let member = cluster.resolve(*target);
+            let led = cluster.book().lock().members[member].leads;
+            cluster.clock(member).set_rate(per_mille * (TRUE_RATE / 1000));
+            cut_for(cluster, &cluster.links_around(member, Direction::Both), *for_ms).await;
+            usual_rate(cluster, member);
+            let book = cluster.book();
+            if led && book.lock().leaders[1] != Some(member) {
+                book.reach("leader replaced while stranded");
+            }
+        }
         other => unreachable!("{other:?} is no fault of the network"),
     }
 }
@@ -110,6 +122,12 @@ pub fn usual_latency(cluster: &Cluster) {
     let (low, high) = cluster.plan().options.latency_us;
     let latency = Duration::from_micros(low)..Duration::from_micros(high);
     cluster.net().update_config(|c| c.send_latency = latency);
+}
+
+/// Puts the clock of a member back to the rate that the plan drew.
+fn usual_rate(cluster: &Cluster, member: usize) {
+    let usual = cluster.plan().options.clock_rate(member);
+    cluster.clock(member).set_rate(usual * (TRUE_RATE / 1000));
 }
 
 async fn cut_for(cluster: &Cluster, links: &[(NodeId, NodeId)], for_ms: u64) {
@@ -192,8 +210,13 @@ async fn disk(cluster: &Cluster, fault: &Fault) {
             // A stall can't be taken back, so it ends with the run's faults at the latest.
             let now_ms = cluster.book().now() / 1_000_000;
             let left = cluster.plan().duration_ms.saturating_sub(now_ms);
-            cluster.disk(member).stall(ms(left.min(*for_ms)));
-            pause(*for_ms).await;
+            let for_ms = left.min(*for_ms);
+            cluster.disk(member).stall(ms(for_ms));
+            if cluster.plan().mode == Mode::SlowDisk {
+                slow_disk::attend(cluster, member, for_ms).await;
+            } else {
+                pause(for_ms).await;
+            }
             let book = cluster.book();
             if led && book.lock().leaders[1] != Some(member) {
                 book.reach("elected while the leader's disk stalled");
@@ -203,6 +226,9 @@ async fn disk(cluster: &Cluster, fault: &Fault) {
             let member = cluster.resolve(*target);
             let latency = ms(*from_ms)..ms(*to_ms);
             cluster.disk(member).set_faults(|faults| faults.sync_latency = latency);
+            if cluster.plan().mode == Mode::SlowDisk {
+                slow_disk::begins(cluster, member);
+            }
             pause(*for_ms).await;
             cluster.mend_disk(member);
         }
@@ -238,8 +264,7 @@ async fn other(cluster: &Cluster, fault: &Fault) {
             let member = cluster.resolve(*target);
             cluster.clock(member).set_rate(per_mille * (TRUE_RATE / 1000));
             pause(*for_ms).await;
-            let usual = cluster.plan().options.clock_rate(member);
-            cluster.clock(member).set_rate(usual * (TRUE_RATE / 1000));
+            usual_rate(cluster, member);
         }
         Fault::WallJump { target, by_ms } => {
             let clock = cluster.clock(cluster.resolve(*target));

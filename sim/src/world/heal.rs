@@ -45,6 +45,7 @@ pub async fn heal(cluster: &Cluster) -> Healing {
         limit: (options.election_ms * 10 + 1_000) * 1_000_000,
         leader_at: None,
         core: Vec::new(),
+        deaf_leader: None,
     };
     let until = healing.healed_at + healing.limit;
     let step = Duration::from_millis((options.heartbeat_ms / 2).max(5));
@@ -73,6 +74,12 @@ pub async fn heal(cluster: &Cluster) -> Healing {
     wait_until(cluster, until, step, || at_rest(cluster, &core)).await;
     for member in &mut healing.core {
         member.state = cluster.book().lock().raft.last_applied(member.member);
+    }
+    if cluster.plan().mode == Mode::Liveness {
+        // Everybody outside of the core hears from nobody.
+        let until = healing.healed_at + healing.limit;
+        wait_until(cluster, until, step, || leads_outside(cluster, &core).is_none()).await;
+        healing.deaf_leader = leads_outside(cluster, &core);
     }
     if cluster.plan().mode != Mode::PartialCut {
         read_old_states(cluster, core[0]).await;
@@ -151,7 +158,7 @@ fn lose_the_others(cluster: &Cluster, core: &[usize]) {
 }
 
 /// Some quorum whose links no action of the plan cuts.
-fn connected(plan: &Plan, quorum: usize) -> Option<Vec<usize>> {
+pub fn connected(plan: &Plan, quorum: usize) -> Option<Vec<usize>> {
     let cut = |a: usize, b: usize| {
         plan.actions.iter().any(|action| match &action.fault {
             Fault::CutLinks { links, .. } => links.contains(&(a, b)) || links.contains(&(b, a)),
@@ -200,6 +207,13 @@ fn at_rest(cluster: &Cluster, core: &[usize]) -> bool {
     let book = cluster.book().lock();
     let committed = book.raft.highest_committed();
     core.iter().all(|m| book.members[*m].applied == committed)
+}
+
+/// Who is up, not of the core, and leads.
+fn leads_outside(cluster: &Cluster, core: &[usize]) -> Option<usize> {
+    let book = cluster.book().lock();
+    let leads = |m: &usize| !core.contains(m) && book.members[*m].up && book.members[*m].leads;
+    (0..cluster.members()).find(leads)
 }
 
 /// Writes through a member and reads through it, until both have worked.

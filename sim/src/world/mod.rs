@@ -22,11 +22,14 @@ pub mod membership;
 pub mod operator;
 /// What is on the platters.
 pub mod platters;
+/// What is demanded while one disk stalls.
+pub mod slow_disk;
 /// The watchers.
 pub mod watcher;
 
-use crate::checker::{Guarantee, Violation, linearizability, liveness, watch};
+use crate::checker::{Guarantee, Violation, leadership, linearizability, liveness, watch};
 use crate::history;
+use crate::options::Mode;
 use crate::outcome::Outcome;
 use crate::plan::Plan;
 use crate::timeline::record::{Answer, Call, Record};
@@ -227,6 +230,9 @@ fn judge(cluster: &Cluster) -> Outcome {
             }
         }
     }
+    if violation.is_none() {
+        violation = judge_leadership(plan, &book).err();
+    }
     note_unknown(&mut book);
     let first_fault = book.first_fault;
     let late = |called| first_fault.is_some_and(|at| called > at);
@@ -307,6 +313,24 @@ fn record(plan: &Plan, book: &mut book::Book, violation: Option<&Violation>) -> 
         end,
         wall_ms: None,
     })
+}
+
+/// What the modes that leave a quorum alone say of its leaders.
+fn judge_leadership(plan: &Plan, book: &book::Book) -> Result<(), Violation> {
+    let election = plan.options.election_ms * 1_000_000;
+    match plan.mode {
+        Mode::Safety | Mode::Liveness | Mode::Lite => Ok(()),
+        Mode::SlowDisk => {
+            let moves = |a| leadership::moves_once(&book.elected, a, election * 2);
+            book.ailing.iter().try_for_each(moves)
+        }
+        Mode::PartialCut => {
+            let quorum = plan.options.members / 2 + 1;
+            let Some(core) = heal::connected(plan, quorum) else { return Ok(()) };
+            let begins = plan.actions.first().map_or(0, |action| action.at_ms * 1_000_000);
+            leadership::stays(&book.elected, &core, begins, election * 3)
+        }
+    }
 }
 
 /// Whether writes of unknown outcome were applied, and whether some were lost.
