@@ -87,7 +87,7 @@ async fn kv_once(url: &str, key: &str) -> Option<i64> {
 }
 
 /// All keys of all writers as one member has them.
-async fn everything(url: &str) -> BTreeMap<String, i64> {
+pub async fn everything(url: &str) -> BTreeMap<String, i64> {
     let mut request = get_request("w/", false);
     request.range_end = "w0".into();
     request.keys_only = true;
@@ -99,7 +99,17 @@ async fn everything(url: &str) -> BTreeMap<String, i64> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_acknowledged_write_is_lost_when_leaders_are_killed() {
     let kills: usize = std::env::var("DETCD_KILLS").map_or(4, |n| n.parse().expect("a number"));
-    let mut cluster = Cluster::start(&program(), 3, &[]).expect("three members start");
+    kill_leaders(kills, &[]).await;
+}
+
+/// Most kills come while a checkpoint is being taken, and values are read back from disk.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_acknowledged_write_is_lost_around_checkpoints() {
+    kill_leaders(4, &["--snapshot-count=20", "--resident-bytes=1000"]).await;
+}
+
+async fn kill_leaders(kills: usize, flags: &[&str]) {
+    let mut cluster = Cluster::start(&program(), 3, flags).expect("three members start");
     let urls = cluster.endpoints();
     assert!(wait_writable(&urls[0], GAP_MAX).await, "a fresh cluster takes writes");
     let stop = Arc::new(AtomicBool::new(false));

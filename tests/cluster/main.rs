@@ -4,6 +4,7 @@
 //! `DETCD_KILLS=20` kills more leaders than the four of an ordinary run, and `DETCD_PROGRAM`
 //! puts another server in the place of ours, for comparison.
 
+mod checkpoint;
 mod client;
 mod input;
 mod kill;
