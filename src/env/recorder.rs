@@ -36,6 +36,10 @@ pub enum Event {
     Committed { index: u64, term: u64, checksum: u32 },
     /// The state machine has applied an entry.
     Applied { index: u64, term: u64, revision: i64, state_hash: u64 },
+    /// A lease was granted, at this revision.
+    LeaseGranted { index: u64, id: i64, ttl: i64, revision: i64 },
+    /// A lease ended in an entry of this term, and so many keys with it: in `revision` if any.
+    LeaseEnded { index: u64, term: u64, id: i64, keys: usize, revision: i64, expired: bool },
     /// A checkpoint is durable: the state after entry `index`, in so many runs.
     Checkpointed { index: u64, revision: i64, runs: usize, took: Duration },
     /// So many runs were written as one, of which `kept` bytes were still wanted.

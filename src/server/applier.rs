@@ -3,7 +3,7 @@
 use super::event::{Event, Installed, Swap};
 use super::shared::Shared;
 use super::watch_stream;
-use crate::apply::outcome::Outcome;
+use crate::apply::outcome::{LeaseFact, Outcome};
 use crate::env::recorder;
 use crate::pb::raftpb;
 use crate::raft::message::Entry;
@@ -96,12 +96,27 @@ fn apply_chunk(chunk: &[Entry], shared: &Shared) -> Vec<raftpb::ConfChange> {
             revision: state.store.revision(),
             state_hash: state.state_hash(),
         });
+        report_leases(entry, &outcome, state.store.revision(), shared);
         conf_changes.extend(outcome.conf_change.take());
         deliver(outcome, shared);
     }
     drop(state);
     shared.metrics.proposals_applied_total.set(chunk.last().map_or(0, |e| e.index as i64));
     conf_changes
+}
+
+fn report_leases(entry: &Entry, outcome: &Outcome, now_at: i64, shared: &Shared) {
+    for fact in &outcome.leases {
+        let (index, term) = (entry.index, entry.term);
+        shared.env.recorder.record(&match *fact {
+            LeaseFact::Granted { id, ttl } => {
+                recorder::Event::LeaseGranted { index, id, ttl, revision: now_at }
+            }
+            LeaseFact::Ended { id, keys, revision, expired } => {
+                recorder::Event::LeaseEnded { index, term, id, keys, revision, expired }
+            }
+        });
+    }
 }
 
 /// Tells watchers first, callers second: a caller that sees its answer finds the event on its way.
