@@ -20,8 +20,8 @@ pub const CHECKPOINT_INTERVAL: Duration = Duration::from_secs(300);
 
 const ENCODING_VERSION: u8 = 2;
 
-/// One grant of a lease. An id may be granted again once its lease is gone, so what is decided about
-/// a lease and takes effect later names the grant that it was decided about.
+/// One grant of a lease. An id may be granted again once its lease is gone, so what is decided
+/// about a lease and takes effect later names the grant that it was decided about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Grant {
     pub id: i64,

@@ -108,7 +108,7 @@ fn passes(request: &RangeRequest, record: &Version) -> bool {
 fn queue_end(request: &RangeRequest, order: Order) -> Option<End> {
     let only_created = request.min_mod_revision == 0 && request.max_mod_revision == 0;
     let one = request.limit == 1 && !request.count_only && only_created;
-    (one && order == Order::By(SortTarget::Create)).then(|| End {
+    (one && order == Order::By(SortTarget::Create)).then_some(End {
         last: request.sort_order == SortOrder::Descend as i32,
         min_create: request.min_create_revision,
         max_create: request.max_create_revision,
