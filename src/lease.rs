@@ -18,7 +18,16 @@ pub const TTL_SECS_MAX: i64 = 9_000_000_000;
 /// left needs no checkpoint: a new leader gives it at most this much again.
 pub const CHECKPOINT_INTERVAL: Duration = Duration::from_secs(300);
 
-const ENCODING_VERSION: u8 = 1;
+const ENCODING_VERSION: u8 = 2;
+
+/// One grant of a lease. An id may be granted again once its lease is gone, so what is decided
+/// about a lease and takes effect later names the grant that it was decided about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Grant {
+    pub id: i64,
+    /// Where in the log it was granted.
+    pub index: u64,
+}
 
 /// Why a lease was not renewed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,6 +45,7 @@ pub enum RenewError {
 pub struct Renewed {
     /// The seconds that the lease has again.
     pub ttl: i64,
+    pub grant: Grant,
     /// The log still holds a shorter remainder. It must be reset through the log before the
     /// client is answered, or else a new leader would end the lease too early.
     pub must_reset: bool,
@@ -63,6 +73,8 @@ enum Deadline {
 
 #[derive(Clone, Debug)]
 struct Lease {
+    /// Where in the log it was granted.
+    granted_at: u64,
     ttl: i64,
     /// What was left at the last checkpoint, or 0 for the full TTL.
     remaining_ttl: i64,
@@ -120,7 +132,8 @@ impl Lessor {
     // --- what the log changes ---
 
     /// Grants a lease. `now` starts its time if this member is the leader.
-    pub fn grant(&mut self, id: i64, ttl: i64, now: Duration) -> Result<i64> {
+    pub fn grant(&mut self, grant: Grant, ttl: i64, now: Duration) -> Result<i64> {
+        let Grant { id, index: granted_at } = grant;
         if id <= 0 {
             return Err(Error::LeaseNotFound);
         }
@@ -132,6 +145,7 @@ impl Lessor {
         }
         let ttl = ttl.max(1);
         let lease = Lease {
+            granted_at,
             ttl,
             remaining_ttl: 0,
             keys: BTreeSet::new(),
@@ -139,8 +153,8 @@ impl Lessor {
             checkpoint_at: None,
         };
         let owed = lease.time_owed();
+        self.hash = self.hash.wrapping_add(lease_hash(id, &lease));
         self.leases.insert(id, lease);
-        self.hash = self.hash.wrapping_add(lease_hash(id, ttl, 0));
         if self.primary {
             self.set_deadline(id, now + owed);
             self.plan_checkpoint(id, now, owed);
@@ -159,7 +173,7 @@ impl Lessor {
         if let Some(at) = lease.checkpoint_at {
             assert!(self.checkpoints.remove(&(at, id)), "lease {id} had a lost checkpoint");
         }
-        self.hash = self.hash.wrapping_sub(lease_hash(id, lease.ttl, lease.remaining_ttl));
+        self.hash = self.hash.wrapping_sub(lease_hash(id, &lease));
         for key in &lease.keys {
             self.hash = self.hash.wrapping_sub(attachment_hash(id, key));
         }
@@ -168,6 +182,11 @@ impl Lessor {
 
     pub fn exists(&self, id: i64) -> bool {
         self.leases.contains_key(&id)
+    }
+
+    /// Whether this very grant is still in force.
+    pub fn holds(&self, grant: Grant) -> bool {
+        self.leases.get(&grant.id).is_some_and(|lease| lease.granted_at == grant.index)
     }
 
     /// Makes a key end with a lease, which must exist: apply has checked it. 0 is no lease.
@@ -194,15 +213,16 @@ impl Lessor {
     }
 
     /// Writes down what is left of a lease; 0 stands for its full TTL. A lease that ended
-    /// meanwhile is left alone. Deadlines do not move: they are what the remainder is read from.
-    pub fn checkpoint(&mut self, id: i64, remaining_ttl: i64) {
-        let Some(lease) = self.leases.get_mut(&id) else { return };
-        let remaining = remaining_ttl.clamp(0, lease.ttl);
-        self.hash = self
-            .hash
-            .wrapping_sub(lease_hash(id, lease.ttl, lease.remaining_ttl))
-            .wrapping_add(lease_hash(id, lease.ttl, remaining));
-        lease.remaining_ttl = remaining;
+    /// meanwhile is left alone, and so is another one under its id. Deadlines do not move: they
+    /// are what the remainder is read from.
+    pub fn checkpoint(&mut self, grant: Grant, remaining_ttl: i64) {
+        if !self.holds(grant) {
+            return;
+        }
+        let lease = self.leases.get_mut(&grant.id).expect("the grant is in force");
+        self.hash = self.hash.wrapping_sub(lease_hash(grant.id, lease));
+        lease.remaining_ttl = remaining_ttl.clamp(0, lease.ttl);
+        self.hash = self.hash.wrapping_add(lease_hash(grant.id, lease));
     }
 
     // --- what the leader's clock decides ---
@@ -246,7 +266,8 @@ impl Lessor {
             Deadline::At(_) | Deadline::InFlight(_) => return Err(RenewError::Expiring),
             Deadline::None => panic!("lease {id} of a leader has no deadline"),
         }
-        let renewed = Renewed { ttl: lease.ttl, must_reset: lease.remaining_ttl > 0 };
+        let grant = Grant { id, index: lease.granted_at };
+        let renewed = Renewed { ttl: lease.ttl, grant, must_reset: lease.remaining_ttl > 0 };
         let full = Duration::from_secs(u64::try_from(lease.ttl).expect("a TTL is positive"));
         self.set_deadline(id, now + full);
         self.plan_checkpoint(id, now, full);
@@ -255,7 +276,7 @@ impl Lessor {
 
     /// Up to `max` leases whose time is over, the longest overdue first. Their ends count as in
     /// flight until they are revoked or `not_expired` takes them back.
-    pub fn expired(&mut self, now: Duration, max: usize) -> Vec<i64> {
+    pub fn expired(&mut self, now: Duration, max: usize) -> Vec<Grant> {
         let mut due = Vec::new();
         while due.len() < max {
             let Some(&(at, id)) = self.deadlines.first() else { break };
@@ -265,15 +286,16 @@ impl Lessor {
             self.deadlines.pop_first();
             let lease = self.leases.get_mut(&id).expect("every deadline has its lease");
             lease.deadline = Deadline::InFlight(at);
-            due.push(id);
+            due.push(Grant { id, index: lease.granted_at });
         }
         due
     }
 
     /// The proposal that was to end these leases is lost: they are due again.
-    pub fn not_expired(&mut self, ids: &[i64]) {
-        for &id in ids {
-            let Some(lease) = self.leases.get_mut(&id) else { continue };
+    pub fn not_expired(&mut self, grants: &[Grant]) {
+        for &Grant { id, index } in grants {
+            let lease = self.leases.get_mut(&id).filter(|lease| lease.granted_at == index);
+            let Some(lease) = lease else { continue };
             if let Deadline::InFlight(at) = lease.deadline {
                 lease.deadline = Deadline::At(at);
                 self.deadlines.insert((at, id));
@@ -282,7 +304,7 @@ impl Lessor {
     }
 
     /// Up to `max` long leases whose remainder should be written down, with that remainder.
-    pub fn due_checkpoints(&mut self, now: Duration, max: usize) -> Vec<(i64, i64)> {
+    pub fn due_checkpoints(&mut self, now: Duration, max: usize) -> Vec<(Grant, i64)> {
         let mut due = Vec::new();
         while due.len() < max {
             let Some(&(at, id)) = self.checkpoints.first() else { break };
@@ -297,7 +319,7 @@ impl Lessor {
             {
                 let left = deadline - now;
                 let secs = i64::try_from(left.as_secs()).expect("a TTL fits").clamp(1, lease.ttl);
-                due.push((id, secs));
+                due.push((Grant { id, index: lease.granted_at }, secs));
                 self.plan_checkpoint(id, now, left);
             }
         }
@@ -371,6 +393,7 @@ impl Lessor {
             for number in [id, lease.ttl, lease.remaining_ttl] {
                 out.extend_from_slice(&number.to_le_bytes());
             }
+            put_u64(&mut out, lease.granted_at);
             put_u64(&mut out, lease.keys.len() as u64);
             for key in &lease.keys {
                 put_u64(&mut out, key.len() as u64);
@@ -390,10 +413,11 @@ impl Lessor {
         for _ in 0..reader.u64()? {
             let at = reader.at;
             let (id, ttl, remaining) = (reader.i64()?, reader.i64()?, reader.i64()?);
-            if lessor.grant(id, ttl, Duration::ZERO) != Ok(ttl) {
+            let grant = Grant { id, index: reader.u64()? };
+            if lessor.grant(grant, ttl, Duration::ZERO) != Ok(ttl) {
                 return Err(BadEncoding { at });
             }
-            lessor.checkpoint(id, remaining);
+            lessor.checkpoint(grant, remaining);
             for _ in 0..reader.u64()? {
                 let len = usize::try_from(reader.u64()?).map_err(|_| BadEncoding { at })?;
                 let key = reader.take(len)?;
@@ -463,12 +487,12 @@ fn seconds_until(at: Duration, now: Duration) -> i64 {
     -secs(over) - i64::from(over.subsec_nanos() > 0)
 }
 
-fn lease_hash(id: i64, ttl: i64, remaining_ttl: i64) -> u64 {
+fn lease_hash(id: i64, lease: &Lease) -> u64 {
     let mut hash = mix(0x6c65_6173_6500_0001);
-    for number in [id, ttl, remaining_ttl] {
+    for number in [id, lease.ttl, lease.remaining_ttl] {
         hash = mix(hash ^ number.cast_unsigned());
     }
-    hash
+    mix(hash ^ lease.granted_at)
 }
 
 fn attachment_hash(id: i64, key: &[u8]) -> u64 {
@@ -496,6 +520,11 @@ mod tests {
 
     const MIN: i64 = 2;
 
+    /// The grant of a lease that the log holds at its id plus 100.
+    fn nth(id: i64) -> Grant {
+        Grant { id, index: id.cast_unsigned().wrapping_add(100) }
+    }
+
     fn secs(n: u64) -> Duration {
         Duration::from_secs(n)
     }
@@ -505,18 +534,18 @@ mod tests {
         let mut lessor = Lessor::new(MIN);
         assert_eq!(lessor.granted_ttl(-5), 2);
         assert_eq!(lessor.granted_ttl(60), 60);
-        assert_eq!(lessor.grant(7, 60, secs(0)), Ok(60));
-        assert_eq!(lessor.grant(7, 60, secs(0)), Err(Error::LeaseExists));
-        assert_eq!(lessor.grant(8, TTL_SECS_MAX + 1, secs(0)), Err(Error::LeaseTtlTooLarge));
-        assert_eq!(lessor.grant(0, 60, secs(0)), Err(Error::LeaseNotFound));
-        assert_eq!(lessor.grant(-3, 60, secs(0)), Err(Error::LeaseNotFound));
+        assert_eq!(lessor.grant(nth(7), 60, secs(0)), Ok(60));
+        assert_eq!(lessor.grant(nth(7), 60, secs(0)), Err(Error::LeaseExists));
+        assert_eq!(lessor.grant(nth(8), TTL_SECS_MAX + 1, secs(0)), Err(Error::LeaseTtlTooLarge));
+        assert_eq!(lessor.grant(nth(0), 60, secs(0)), Err(Error::LeaseNotFound));
+        assert_eq!(lessor.grant(nth(-3), 60, secs(0)), Err(Error::LeaseNotFound));
         assert_eq!(lessor.revoke(9), Err(Error::LeaseNotFound));
     }
 
     #[test]
     fn keys_go_with_their_lease_in_order() {
         let mut lessor = Lessor::new(MIN);
-        lessor.grant(7, 60, secs(0)).expect("it is the first");
+        lessor.grant(nth(7), 60, secs(0)).expect("it is the first");
         for key in ["b", "a", "c", "a"] {
             lessor.attach(&Bytes::from(key), 7);
         }
@@ -530,49 +559,68 @@ mod tests {
     #[test]
     fn only_the_leader_counts_time_and_an_end_in_flight_stops_renewal() {
         let mut lessor = Lessor::new(MIN);
-        lessor.grant(1, 10, secs(0)).expect("granted");
+        lessor.grant(nth(1), 10, secs(0)).expect("granted");
         assert_eq!(lessor.renew(1, secs(1)), Err(RenewError::NotPrimary));
-        assert_eq!(lessor.expired(secs(1000), 10), Vec::<i64>::new());
+        assert_eq!(lessor.expired(secs(1000), 10), Vec::<Grant>::new());
         assert_eq!(lessor.time_to_live(1, secs(0)).expect("it is there").remaining, None);
 
         lessor.promote(secs(100), secs(1));
         assert_eq!(lessor.next_deadline(), Some(secs(111)));
-        assert_eq!(lessor.renew(1, secs(105)), Ok(Renewed { ttl: 10, must_reset: false }));
+        assert_eq!(
+            lessor.renew(1, secs(105)),
+            Ok(Renewed { ttl: 10, grant: nth(1), must_reset: false })
+        );
         assert_eq!(lessor.renew(2, secs(105)), Err(RenewError::NotFound));
-        assert_eq!(lessor.expired(secs(114), 10), Vec::<i64>::new());
+        assert_eq!(lessor.expired(secs(114), 10), Vec::<Grant>::new());
         assert_eq!(lessor.time_to_live(1, secs(106)).expect("there").remaining, Some(9));
         assert_eq!(lessor.renew(1, secs(115)), Err(RenewError::Expiring), "due, not yet proposed");
-        assert_eq!(lessor.expired(secs(115), 10), vec![1]);
-        assert_eq!(lessor.expired(secs(115), 10), Vec::<i64>::new(), "it is in flight");
+        assert_eq!(lessor.expired(secs(115), 10), vec![nth(1)]);
+        assert_eq!(lessor.expired(secs(115), 10), Vec::<Grant>::new(), "it is in flight");
         assert_eq!(lessor.renew(1, secs(115)), Err(RenewError::Expiring));
         assert_eq!(lessor.time_to_live(1, secs(117)).expect("there").remaining, Some(-2));
-        lessor.not_expired(&[1, 44]);
-        assert_eq!(lessor.expired(secs(115), 10), vec![1]);
+        lessor.not_expired(&[nth(1), nth(44)]);
+        assert_eq!(lessor.expired(secs(115), 10), vec![nth(1)]);
         assert_eq!(lessor.revoke(1), Ok(vec![]));
         assert_eq!(lessor.next_deadline(), None);
+    }
+
+    #[test]
+    fn what_was_decided_about_one_grant_does_not_reach_the_next_of_the_same_id() {
+        let mut lessor = Lessor::new(MIN);
+        lessor.promote(secs(0), secs(0));
+        lessor.grant(nth(1), 1000, secs(0)).expect("granted");
+        lessor.revoke(1).expect("granted above");
+        let again = Grant { id: 1, index: 500 };
+        lessor.grant(again, 1000, secs(5)).expect("the first is gone");
+        assert!(lessor.holds(again) && !lessor.holds(nth(1)));
+        lessor.checkpoint(nth(1), 10);
+        assert!(!lessor.renew(1, secs(6)).expect("it lives").must_reset, "a remainder of the old");
+        assert_eq!(lessor.expired(secs(2000), 10), vec![again]);
+        lessor.not_expired(&[nth(1)]);
+        assert_eq!(lessor.expired(secs(2000), 10), vec![], "its end is still in flight");
     }
 
     #[test]
     fn a_remainder_is_carried_over_to_the_next_leader() {
         let mut lessor = Lessor::new(MIN);
         lessor.promote(secs(0), secs(0));
-        lessor.grant(1, 1000, secs(0)).expect("granted");
-        lessor.grant(2, 300, secs(0)).expect("granted");
+        lessor.grant(nth(1), 1000, secs(0)).expect("granted");
+        lessor.grant(nth(2), 300, secs(0)).expect("granted");
         assert_eq!(lessor.due_checkpoints(secs(299), 10), vec![]);
-        assert_eq!(lessor.due_checkpoints(secs(300), 10), vec![(1, 700)], "2 is short");
-        lessor.checkpoint(1, 700);
+        assert_eq!(lessor.due_checkpoints(secs(300), 10), vec![(nth(1), 700)], "2 is short");
+        lessor.checkpoint(nth(1), 700);
         let mut next = lessor.clone();
         next.demote();
         next.promote(secs(5000), secs(3));
-        assert_eq!(next.expired(secs(5303), 10), vec![2]);
-        assert_eq!(next.expired(secs(5702), 10), Vec::<i64>::new());
-        assert_eq!(next.expired(secs(5703), 10), vec![1]);
+        assert_eq!(next.expired(secs(5303), 10), vec![nth(2)]);
+        assert_eq!(next.expired(secs(5702), 10), Vec::<Grant>::new());
+        assert_eq!(next.expired(secs(5703), 10), vec![nth(1)]);
 
         let renewed = lessor.renew(1, secs(301)).expect("it lives");
-        assert_eq!(renewed, Renewed { ttl: 1000, must_reset: true });
-        lessor.checkpoint(1, 0);
+        assert_eq!(renewed, Renewed { ttl: 1000, grant: nth(1), must_reset: true });
+        lessor.checkpoint(nth(1), 0);
         assert!(!lessor.renew(1, secs(302)).expect("it lives").must_reset);
-        assert_eq!(lessor.due_checkpoints(secs(602), 10), vec![(1, 700)]);
+        assert_eq!(lessor.due_checkpoints(secs(602), 10), vec![(nth(1), 700)]);
     }
 
     #[test]
@@ -580,7 +628,7 @@ mod tests {
         let mut lessor = Lessor::new(MIN);
         lessor.promote(secs(0), secs(0));
         for id in 1..=100_000 {
-            lessor.grant(id, 10 + (id % 2) * 100, secs(0)).expect("granted");
+            lessor.grant(nth(id), 10 + (id % 2) * 100, secs(0)).expect("granted");
         }
         let mut gone = 0;
         loop {
@@ -588,8 +636,8 @@ mod tests {
             if batch.is_empty() {
                 break;
             }
-            for id in batch {
-                lessor.revoke(id).expect("it was there");
+            for due in batch {
+                lessor.revoke(due.id).expect("it was there");
                 gone += 1;
             }
         }
@@ -599,7 +647,7 @@ mod tests {
     #[test]
     fn damaged_bytes_are_refused() {
         let mut lessor = Lessor::new(MIN);
-        lessor.grant(1, 10, secs(0)).expect("granted");
+        lessor.grant(nth(1), 10, secs(0)).expect("granted");
         lessor.attach(&Bytes::from("key"), 1);
         let whole = lessor.encode();
         for len in 0..whole.len() {
@@ -662,7 +710,7 @@ mod tests {
                 let key = |k: u8| Bytes::from(vec![b'a' + k]);
                 match step {
                     Step::Grant(id, ttl) => {
-                        let got = lessor.grant(id, ttl, secs(now));
+                        let got = lessor.grant(nth(id), ttl, secs(now));
                         prop_assert_eq!(got.is_ok(), !twin.contains_key(&id));
                         let deadline = now + ttl as u64;
                         twin.entry(id).or_insert(Twin { ttl, deadline, ..Twin::default() });
@@ -680,7 +728,7 @@ mod tests {
                         if let Some(lease) = twin.get_mut(&id) { lease.keys.remove(&key(k)); }
                     }
                     Step::Checkpoint(id, left) => {
-                        lessor.checkpoint(id, left);
+                        lessor.checkpoint(nth(id), left);
                         if let Some(lease) = twin.get_mut(&id) {
                             lease.remaining = left.min(lease.ttl);
                         }
@@ -694,7 +742,11 @@ mod tests {
                             }
                             Some(l) => {
                                 l.deadline = now + l.ttl as u64;
-                                Ok(Renewed { ttl: l.ttl, must_reset: l.remaining > 0 })
+                                Ok(Renewed {
+                                    ttl: l.ttl,
+                                    grant: nth(id),
+                                    must_reset: l.remaining > 0,
+                                })
                             }
                         };
                         prop_assert_eq!(lessor.renew(id, secs(now)), expected);
@@ -705,13 +757,13 @@ mod tests {
                             .map(|(&id, l)| (l.deadline, id)).collect();
                         due.sort_unstable();
                         due.truncate(max);
-                        let due: Vec<i64> = due.into_iter().map(|(_, id)| id).collect();
-                        due.iter().for_each(|id| twin.get_mut(id).unwrap().in_flight = true);
+                        let due: Vec<Grant> = due.into_iter().map(|(_, id)| nth(id)).collect();
+                        due.iter().for_each(|g| twin.get_mut(&g.id).unwrap().in_flight = true);
                         prop_assert_eq!(lessor.expired(secs(now), max), due);
                     }
                     Step::Refuse => {
-                        let ids: Vec<i64> = twin.keys().copied().collect();
-                        lessor.not_expired(&ids);
+                        let grants: Vec<Grant> = twin.keys().map(|id| nth(*id)).collect();
+                        lessor.not_expired(&grants);
                         twin.values_mut().for_each(|l| l.in_flight = false);
                     }
                     Step::Wait(more) => now += more,

@@ -7,7 +7,7 @@
 use super::machine::StateMachine;
 use crate::alarm::Alarms;
 use crate::auth::kept::{KeptAuth, KeptItem};
-use crate::lease::Lessor;
+use crate::lease::{Grant, Lessor};
 use crate::membership::Members;
 use crate::mvcc::record::{Record, Value};
 use crate::mvcc::revision::{Revision, stored_key};
@@ -288,9 +288,11 @@ impl Decoded {
     pub fn lessor(&self) -> Result<Lessor, String> {
         let mut lessor = Lessor::new(1);
         for lease in &self.leases {
-            let granted = lessor.grant(lease.id, lease.ttl, Duration::ZERO);
+            // No log tells where: these are of a time before it.
+            let grant = Grant { id: lease.id, index: 0 };
+            let granted = lessor.grant(grant, lease.ttl, Duration::ZERO);
             granted.map_err(|error| format!("lease {:x} can't be held: {error}", lease.id))?;
-            lessor.checkpoint(lease.id, lease.remaining_ttl);
+            lessor.checkpoint(grant, lease.remaining_ttl);
         }
         Ok(lessor)
     }

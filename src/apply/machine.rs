@@ -1,11 +1,11 @@
 //! The state machine, and the gates that a request passes on its way into it.
 
-use super::outcome::{Outcome, Response, RevisionChanges};
+use super::outcome::{LeaseFact, Outcome, Response, RevisionChanges};
 use super::request::{self, Op};
 use crate::alarm::Alarms;
 use crate::auth::kept::KeptAuth;
 use crate::error::{Error, Result};
-use crate::lease::Lessor;
+use crate::lease::{Grant, Lessor};
 use crate::membership::Members;
 use crate::mvcc::change::Change;
 use crate::mvcc::store::Store;
@@ -181,7 +181,9 @@ impl StateMachine {
                 Ok(Response::Compaction)
             }
             Op::LeaseGrant(request) => {
-                let ttl = self.lessor.grant(request.id, request.ttl, now)?;
+                let grant = Grant { id: request.id, index: self.applied.index };
+                let ttl = self.lessor.grant(grant, request.ttl, now)?;
+                outcome.leases.push(LeaseFact::Granted { id: request.id, ttl });
                 Ok(Response::LeaseGrant { id: request.id, ttl })
             }
             Op::LeaseRevoke(request) => {
@@ -241,24 +243,36 @@ impl StateMachine {
     }
 
     fn revoke(&mut self, id: i64, outcome: &mut Outcome) -> Result<()> {
+        self.end_lease(id, false, outcome)
+    }
+
+    /// Ends a lease and deletes its keys, in one revision; without keys the revision stays.
+    fn end_lease(&mut self, id: i64, expired: bool, outcome: &mut Outcome) -> Result<()> {
         let keys = self.lessor.revoke(id)?;
         let changes = self.store.delete_keys(&keys);
+        let keys = changes.len();
         self.changed(changes, outcome);
+        let revision = self.store.revision();
+        outcome.leases.push(LeaseFact::Ended { id, keys, revision, expired });
         Ok(())
     }
 
     /// Ends leases whose time was up on the leader of a term. An entry of a later term carries
     /// it in vain: that leader may have renewed them (etcd issues 12528 and 15247).
     fn expire(&mut self, expire: raftpb::LeaseExpire, outcome: &mut Outcome) -> Response {
+        let named = expire.ids.into_iter().zip(expire.granted_at);
+        let due: Vec<Grant> = named.map(|(id, index)| Grant { id, index }).collect();
         if expire.term == self.applied.term {
-            for id in expire.ids {
-                // Somebody may have revoked it while the proposal was under way.
-                if self.lessor.exists(id) {
-                    self.revoke(id, outcome).expect("the lease was just seen to exist");
+            for grant in due {
+                // Somebody may have revoked it while the proposal was under way, and granted
+                // another lease under its id.
+                if self.lessor.holds(grant) {
+                    let ended = self.end_lease(grant.id, true, outcome);
+                    ended.expect("the lease was just seen to exist");
                 }
             }
         } else {
-            self.lessor.not_expired(&expire.ids);
+            self.lessor.not_expired(&due);
         }
         Response::Done
     }
@@ -266,7 +280,8 @@ impl StateMachine {
     fn checkpoint_leases(&mut self, checkpoint: raftpb::LeaseCheckpoint) -> Response {
         if checkpoint.term == self.applied.term {
             for lease in checkpoint.leases {
-                self.lessor.checkpoint(lease.id, lease.remaining_ttl);
+                let grant = Grant { id: lease.id, index: lease.granted_at };
+                self.lessor.checkpoint(grant, lease.remaining_ttl);
             }
         }
         Response::Done
@@ -323,4 +338,78 @@ fn touches_data(op: &Op) -> bool {
             | Op::LeaseGrant(_)
             | Op::LeaseRevoke(_)
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bytes::Bytes;
+
+    /// A machine that takes requests, each as the next entry of term 1.
+    struct Log {
+        machine: StateMachine,
+    }
+
+    impl Log {
+        fn new() -> Log {
+            let founders = [("a".to_string(), vec!["http://a:1".to_string()])];
+            let members = Members::bootstrap(&founders, "t");
+            let (store, lessor) = (Store::new(), Lessor::new(1));
+            Log { machine: StateMachine::new(store, lessor, members, Alarms::default()) }
+        }
+
+        fn apply(&mut self, term: Term, op: Op) -> Outcome {
+            let index = self.machine.applied().index + 1;
+            let data = request::encode(index, op);
+            self.machine
+                .apply(&Entry { index, term, kind: EntryKind::Normal, data }, Duration::ZERO)
+        }
+
+        fn grant(&mut self, id: i64) -> u64 {
+            let op = Op::LeaseGrant(api::LeaseGrantRequest { id, ttl: 60 });
+            self.apply(1, op).result.expect("a free id");
+            self.machine.applied().index
+        }
+
+        fn put(&mut self, key: &'static str, lease: i64) -> Outcome {
+            let key = Bytes::from_static(key.as_bytes());
+            self.apply(1, Op::Put(api::PutRequest { key, lease, ..Default::default() }))
+        }
+    }
+
+    fn expiry(term: Term, id: i64, granted_at: u64) -> Op {
+        Op::LeaseExpire(raftpb::LeaseExpire { term, ids: vec![id], granted_at: vec![granted_at] })
+    }
+
+    #[test]
+    fn a_late_expiry_spares_a_new_lease_under_the_same_id() {
+        let mut log = Log::new();
+        let first = log.grant(7);
+        log.apply(1, Op::LeaseRevoke(api::LeaseRevokeRequest { id: 7 })).result.expect("granted");
+        let second = log.grant(7);
+        log.put("a", 7).result.expect("the lease is there");
+        assert_eq!(log.apply(1, expiry(1, 7, first)).leases, []);
+        assert_eq!(log.apply(1, expiry(2, 7, second)).leases, [], "decided in another term");
+        assert!(log.machine.lessor.exists(7));
+        let ended = LeaseFact::Ended { id: 7, keys: 1, revision: 3, expired: true };
+        assert_eq!(log.apply(1, expiry(1, 7, second)).leases, [ended]);
+    }
+
+    #[test]
+    fn the_end_of_a_lease_takes_a_revision_only_with_keys() {
+        let mut log = Log::new();
+        log.grant(7);
+        log.grant(8);
+        log.put("a", 7).result.expect("the lease is there");
+        log.put("b", 7).result.expect("the lease is there");
+        log.put("b", 8).result.expect("a key moves to another lease");
+        let ended = log.apply(1, Op::LeaseRevoke(api::LeaseRevokeRequest { id: 7 }));
+        let gone: Vec<_> = ended.revisions[0].changes.iter().map(|c| c.kv.key.clone()).collect();
+        assert_eq!((ended.revisions[0].revision, gone), (5, vec![Bytes::from("a")]));
+        log.grant(9);
+        let ended = log.apply(1, Op::LeaseRevoke(api::LeaseRevokeRequest { id: 9 }));
+        assert!(ended.revisions.is_empty());
+        assert_eq!(log.machine.store.revision(), 5);
+        assert_eq!(log.put("c", 9).result, Err(Error::LeaseNotFound));
+    }
 }

@@ -30,6 +30,22 @@ pub struct RevisionChanges {
     pub changes: Arc<[Change]>,
 }
 
+/// What an entry did to a lease, for those who listen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LeaseFact {
+    Granted {
+        id: i64,
+        ttl: i64,
+    },
+    /// So many keys went with it, in `revision` if there were any.
+    Ended {
+        id: i64,
+        keys: usize,
+        revision: i64,
+        expired: bool,
+    },
+}
+
 /// The outcome of one entry.
 #[derive(Debug)]
 pub struct Outcome {
@@ -40,6 +56,8 @@ pub struct Outcome {
     pub result: Result<Response>,
     /// What watchers must be told, one element for each revision that was made, in order.
     pub revisions: Vec<RevisionChanges>,
+    /// What became of leases, in order.
+    pub leases: Vec<LeaseFact>,
     /// The compact revision moved; physical removal has work to do.
     pub compacted: bool,
     /// A change of membership that was accepted, for the consensus core and the transport.
@@ -53,6 +71,7 @@ impl Outcome {
             op: "",
             result,
             revisions: Vec::new(),
+            leases: Vec::new(),
             compacted: false,
             conf_change: None,
         }

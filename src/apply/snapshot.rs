@@ -121,6 +121,7 @@ fn bad(name: &str, what: impl fmt::Display) -> BadSection {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::lease::Grant;
     use crate::mvcc::restore::{Restore, Restored};
     use crate::mvcc::revision::Revision;
     use crate::pb::etcdserverpb::{AlarmType, PutRequest};
@@ -129,8 +130,9 @@ mod tests {
     fn machine() -> StateMachine {
         let founders = [("a".to_string(), vec!["http://a:1".to_string()])];
         let mut lessor = Lessor::new(1);
-        lessor.grant(7, 60, Duration::ZERO).expect("a fresh id");
-        lessor.checkpoint(7, 20);
+        let grant = Grant { id: 7, index: 3 };
+        lessor.grant(grant, 60, Duration::ZERO).expect("a fresh id");
+        lessor.checkpoint(grant, 20);
         let mut alarms = Alarms::default();
         alarms.activate(3, AlarmType::Nospace);
         let mut machine =

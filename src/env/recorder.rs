@@ -43,6 +43,10 @@ pub enum Event {
     /// A leader has put a change of membership into its log, when so much was committed and
     /// applied.
     ChangeProposed { index: u64, term: u64, commit: u64, applied: u64 },
+    /// A lease was granted, at this revision.
+    LeaseGranted { index: u64, id: i64, ttl: i64, revision: i64 },
+    /// A lease ended in an entry of this term, and so many keys with it: in `revision` if any.
+    LeaseEnded { index: u64, term: u64, id: i64, keys: usize, revision: i64, expired: bool },
     /// A checkpoint is durable: the state after entry `index`, in so many runs.
     Checkpointed { index: u64, revision: i64, runs: usize, took: Duration },
     /// So many runs were written as one, of which `kept` bytes were still wanted.

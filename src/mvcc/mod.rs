@@ -6,6 +6,7 @@
 //!
 //! - `log` holds the records in the order of their revisions, 80 bytes each beside the value.
 //! - `key_index` lists the revisions of each key, `index` the keys in order, with counts.
+//! - `queue` keeps ranges in the order of creation, for locks and elections.
 //! - `store` ties these together; `txn`, `compare`, `range`, `compact`, `history`, `hash` and
 //!   `restore` are what it can do.
 //! - Values may lie in memory or on disk (`record`); nobody above `store` can tell.
@@ -26,6 +27,7 @@ mod log;
 mod owned;
 #[cfg(test)]
 mod properties;
+pub mod queue;
 pub mod range;
 pub mod record;
 pub mod restore;

@@ -8,6 +8,7 @@ use crate::mvcc::revision::Revision;
 use crate::mvcc::store::{RECORD_OVERHEAD_BYTES, Store};
 use crate::mvcc::twin::{Answer, Twin};
 use crate::pb::etcdserverpb::compare::TargetUnion;
+use crate::pb::etcdserverpb::range_request::SortTarget;
 use crate::pb::etcdserverpb::request_op::Request;
 use crate::pb::etcdserverpb::response_op::Response;
 use crate::pb::etcdserverpb::{
@@ -134,6 +135,24 @@ fn range() -> impl Strategy<Value = RangeRequest> {
         })
 }
 
+/// What locks and elections ask for.
+fn end_of_queue() -> impl Strategy<Value = RangeRequest> {
+    let end = prop_oneof![Just(&b"\0"[..]), Just(&b"kd"[..]), Just(&b"l"[..])];
+    let start = prop_oneof![Just(&b"\0"[..]), Just(&b"k"[..])];
+    let bounds =
+        (prop_oneof![2 => Just(0_i64), 1 => 1_i64..40], prop_oneof![Just(0_i64), 1_i64..40]);
+    (start, end, 0_i32..3, bounds).prop_map(|(key, end, sort_order, bounds)| RangeRequest {
+        key: Bytes::from_static(key),
+        range_end: Bytes::from_static(end),
+        limit: 1,
+        sort_order,
+        sort_target: SortTarget::Create as i32,
+        min_create_revision: bounds.0,
+        max_create_revision: bounds.1,
+        ..Default::default()
+    })
+}
+
 fn compare() -> impl Strategy<Value = Compare> {
     let union = prop_oneof![
         Just(None),
@@ -158,6 +177,7 @@ fn txn() -> impl Strategy<Value = TxnRequest> {
         put().prop_map(Request::RequestPut),
         delete().prop_map(Request::RequestDeleteRange),
         range().prop_map(Request::RequestRange),
+        end_of_queue().prop_map(Request::RequestRange),
     ];
     let request = leaf.prop_recursive(2, 12, 3, |inner| {
         let sides = (ops(inner.clone()), ops(inner));
@@ -177,6 +197,7 @@ fn step() -> impl Strategy<Value = Step> {
         3 => delete().prop_map(Step::Delete),
         1 => prop::collection::vec(key(), 0..4).prop_map(Step::DeleteKeys),
         4 => txn().prop_map(Step::Txn),
+        4 => (end_of_queue(), 1_usize..5, 1_usize..200).prop_map(|(r, k, b)| Step::Range(r, k, b)),
         6 => (range(), 1_usize..5, 1_usize..200).prop_map(|(r, k, b)| Step::Range(r, k, b)),
         2 => (-1_i64..12).prop_map(Step::Compact),
         2 => (1_usize..6).prop_map(Step::Sweep),
@@ -235,6 +256,9 @@ impl Run {
         }
         let result = RangeResult { kvs, more: cursor.more, count: cursor.count };
         assert_eq!(Ok(result), expected, "in chunks: {request:?}");
+        if let Some(queue) = cursor.take_queue() {
+            self.store.keep_queue(queue);
+        }
     }
 
     fn step(&mut self, step: &Step) {

@@ -4,6 +4,7 @@ use crate::error::{Error, Result};
 use crate::mvcc::change::RangeResult;
 use crate::mvcc::key_index::KeyId;
 use crate::mvcc::log::Version;
+use crate::mvcc::queue::{End, QUEUE_KEYS_MIN, Queue};
 use crate::mvcc::revision::KeyRange;
 use crate::mvcc::sort::{Best, Picked, SortKey};
 use crate::mvcc::store::Store;
@@ -11,6 +12,7 @@ use crate::pb::etcdserverpb::RangeRequest;
 use crate::pb::etcdserverpb::range_request::{SortOrder, SortTarget};
 use crate::pb::mvccpb::KeyValue;
 use bytes::Bytes;
+use std::collections::BTreeSet;
 use std::ops::Bound;
 
 /// A range in progress, pinned to a revision.
@@ -27,6 +29,8 @@ pub struct RangeCursor {
     phase: Phase,
     /// `count` is known from the index, without a visit to every key.
     counted: bool,
+    /// The creation of each key that is visited, where their order is worth keeping.
+    queue: Option<Vec<(i64, KeyId)>>,
     /// Keys returned so far.
     returned: i64,
     pub count: i64,
@@ -37,6 +41,14 @@ impl RangeCursor {
     /// The revision that all chunks are read at.
     pub fn revision(&self) -> i64 {
         self.revision
+    }
+
+    /// The order of the keys, once all of them have been visited: for `Store::keep_queue`.
+    pub fn take_queue(&mut self) -> Option<Queue> {
+        let whole = matches!(self.phase, Phase::Emit(_) | Phase::Done);
+        let keys = self.queue.take().filter(|_| whole)?;
+        let keys = BTreeSet::from_iter(keys);
+        Some(Queue { range: self.range.clone(), revision: self.revision, keys })
     }
 }
 
@@ -92,6 +104,17 @@ fn passes(request: &RangeRequest, record: &Version) -> bool {
         && (request.min_create_revision == 0 || created >= request.min_create_revision)
 }
 
+/// The end of a queue that a request is for, if it asks for nothing else.
+fn queue_end(request: &RangeRequest, order: Order) -> Option<End> {
+    let only_created = request.min_mod_revision == 0 && request.max_mod_revision == 0;
+    let one = request.limit == 1 && !request.count_only && only_created;
+    (one && order == Order::By(SortTarget::Create)).then_some(End {
+        last: request.sort_order == SortOrder::Descend as i32,
+        min_create: request.min_create_revision,
+        max_create: request.max_create_revision,
+    })
+}
+
 impl Store {
     /// The whole answer to a range request.
     pub fn range(&self, request: &RangeRequest) -> Result<RangeResult> {
@@ -101,8 +124,17 @@ impl Store {
     /// The same for a reader whose latest revision is `current`: inside a transaction that is one
     /// more than the store's, once something was written.
     pub(super) fn range_at(&self, request: &RangeRequest, current: i64) -> Result<RangeResult> {
+        self.range_and_queue(request, current).map(|(found, _)| found)
+    }
+
+    /// The same, and the order of the keys if it came out and is worth keeping.
+    pub(super) fn range_and_queue(
+        &self,
+        request: &RangeRequest,
+        current: i64,
+    ) -> Result<(RangeResult, Option<Queue>)> {
         if request.range_end.is_empty() {
-            return self.range_one(request, current);
+            return Ok((self.range_one(request, current)?, None));
         }
         let mut cursor = self.open_range_at(request, current)?;
         let mut kvs = Vec::new();
@@ -113,7 +145,31 @@ impl Store {
                 kvs.extend(chunk);
             }
         }
-        Ok(RangeResult { kvs, more: cursor.more, count: cursor.count })
+        let queue = cursor.take_queue();
+        Ok((RangeResult { kvs, more: cursor.more, count: cursor.count }, queue))
+    }
+
+    /// Keeps the order of a range, so that its next first or last key is found without a visit
+    /// to all. What changed since it was read is made good; if that is too much, it is dropped.
+    pub fn keep_queue(&mut self, mut queue: Queue) {
+        if queue.revision < self.compacted {
+            return;
+        }
+        for (seen, record) in self.log.from(queue.revision + 1, 0).enumerate() {
+            let id = record.key;
+            if seen == COUNTED_CHANGES_MAX {
+                return;
+            }
+            if queue.range.contains(self.keys.key(id)) {
+                if let Some(before) = self.visible(id, queue.revision) {
+                    queue.keys.remove(&(before.create_revision, id));
+                }
+                if let Some(now) = self.visible(id, i64::MAX) {
+                    queue.keys.insert((now.create_revision, id));
+                }
+            }
+        }
+        self.queues.keep(queue);
     }
 
     /// A range of one key: a look-up, without a cursor.
@@ -154,7 +210,19 @@ impl Store {
         let range = KeyRange::new(&request.key, &request.range_end);
         let known = self.count_from_index(&range, revision, current);
         let order = order(request);
+        let end = queue_end(request, order).filter(|_| revision == current);
+        let queue = end.and_then(|end| self.queues.find(&range).map(|queue| (queue, end)));
+        let visits = end.is_some() && queue.is_none() && known >= Some(QUEUE_KEYS_MIN as i64);
+        let mut more = false;
         let phase = match order {
+            Order::By(_) if queue.is_some() => {
+                let (queue, end) = queue.expect("it was just seen");
+                let (id, others) = queue.end(&self.keys, end);
+                more = others;
+                let newest = id.map(|id| self.keys.entry(id).newest());
+                let picked = newest.map(|mark| Picked::alone((mark.main, mark.sub)));
+                Phase::Emit(Vec::from_iter(picked).into_iter())
+            }
             _ if request.count_only && known.is_some() => Phase::Done,
             _ if request.count_only => Phase::Count,
             Order::Ascending | Order::Descending => Phase::Walk,
@@ -171,9 +239,10 @@ impl Store {
             after: None,
             phase,
             counted: known.is_some(),
+            queue: visits.then(Vec::new),
             returned: 0,
             count: known.unwrap_or(0),
-            more: false,
+            more,
         })
     }
 
@@ -331,6 +400,9 @@ impl Store {
                 cursor.count += 1;
             }
             let record = self.visible(id, cursor.revision).expect("only live keys are visited");
+            if let Some(queue) = &mut cursor.queue {
+                queue.push((record.create_revision, id));
+            }
             if !passes(&cursor.request, record) {
                 return true;
             }

@@ -18,6 +18,13 @@ pub(super) struct Picked {
     pub(super) revision: (i64, u32),
 }
 
+impl Picked {
+    /// The only record of an answer.
+    pub(super) fn alone(revision: (i64, u32)) -> Picked {
+        Picked { key: SortKey::Number(0), place: 0, revision }
+    }
+}
+
 /// Keeps the first `limit` of what it is offered (0: all of it).
 #[derive(Debug)]
 pub(super) struct Best {

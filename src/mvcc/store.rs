@@ -7,6 +7,7 @@ use crate::mvcc::index::Index;
 use crate::mvcc::key_index::{KeyId, Keys, Mark};
 use crate::mvcc::log::{RevisionLog, Version};
 use crate::mvcc::owned::owned;
+use crate::mvcc::queue::Queues;
 use crate::mvcc::record::{ColdValues, Swept, Value};
 use crate::mvcc::txn::WriteTxn;
 use crate::pb::etcdserverpb::{DeleteRangeRequest, PutRequest};
@@ -60,6 +61,7 @@ pub struct Store {
     pub(super) log: RevisionLog,
     pub(super) keys: Keys,
     pub(super) index: Index,
+    pub(super) queues: Queues,
     pub(super) revision: i64,
     pub(super) compacted: i64,
     /// Physical removal is complete up to a compaction at this revision.
@@ -108,6 +110,7 @@ impl Store {
             log: RevisionLog::default(),
             keys: Keys::default(),
             index: Index::default(),
+            queues: Queues::default(),
             revision: 1,
             compacted: -1,
             swept: -1,
@@ -314,6 +317,7 @@ impl Store {
                 let newest = self.keys.entry(id).newest();
                 if newest.tombstone {
                     self.index.set_live(&self.keys, id, true);
+                    self.queues.created(key, main, id);
                 } else {
                     let record = self.record(newest);
                     (prev, prev_is_cold) = self.ended(record);
@@ -328,6 +332,7 @@ impl Store {
             None => {
                 let id = self.keys.add(owned(key), mark);
                 self.index.insert(&self.keys, id, true);
+                self.queues.created(key, main, id);
                 id
             }
         };
@@ -349,11 +354,12 @@ impl Store {
         let ended = self.record(self.keys.entry(id).newest());
         assert!(!ended.tombstone(), "a delete at {main}.{sub} of a key that is deleted");
         let (prev, prev_is_cold) = self.ended(ended);
-        let sum = self.sum(ended);
+        let (sum, created) = (self.sum(ended), ended.create_revision);
         self.doom(main, sum);
         let mark = Mark { main, sub, tombstone: true };
         self.keys.entry_mut(id).push(mark);
         self.index.set_live(&self.keys, id, false);
+        self.queues.deleted(self.keys.key(id), created, id);
         let mut record = Version::tombstone_at((main, sub), id);
         self.append(&mut record);
         let sum = self.sum(&record);

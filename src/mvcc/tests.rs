@@ -1,6 +1,7 @@
 //! Small cases of the store that need no script.
 
 use crate::mvcc::store::Store;
+use crate::pb::etcdserverpb::range_request::{SortOrder, SortTarget};
 use crate::pb::etcdserverpb::{PutRequest, RangeRequest};
 use bytes::Bytes;
 
@@ -32,4 +33,48 @@ fn a_delete_and_a_compaction_leave_nothing() {
     store.compact(4).unwrap();
     while store.compact_step(1) {}
     assert_eq!((store.record_count(), store.key_count()), (1, 1));
+}
+
+/// The answer of a range that is read one key at a time, and in how many steps it came.
+fn in_steps(store: &mut Store, request: &RangeRequest) -> (Vec<Bytes>, bool, usize) {
+    let mut cursor = store.open_range(request).unwrap();
+    let (mut keys, mut steps) = (Vec::new(), 0);
+    while let Some(chunk) = store.next_chunk(&mut cursor, 1, usize::MAX).unwrap() {
+        keys.extend(chunk.into_iter().map(|kv| kv.key));
+        steps += 1;
+    }
+    if let Some(queue) = cursor.take_queue() {
+        store.keep_queue(queue);
+    }
+    (keys, cursor.more, steps)
+}
+
+#[test]
+fn the_ends_of_a_queue_are_found_without_a_visit_to_all_of_it() {
+    let mut store = Store::new();
+    // Created in another order than that of the keys: 7 and 100 have no common divisor.
+    for n in 0..100 {
+        let key = Bytes::from(format!("lock/{:02}", n * 7 % 100));
+        store.put(&PutRequest { key, ..PutRequest::default() }, &|_| false).unwrap();
+    }
+    let first = RangeRequest {
+        key: "lock/".into(),
+        range_end: "lock0".into(),
+        limit: 1,
+        sort_order: SortOrder::Ascend as i32,
+        sort_target: SortTarget::Create as i32,
+        ..RangeRequest::default()
+    };
+    let order = SortOrder::Descend as i32;
+    let before = RangeRequest { sort_order: order, max_create_revision: 50, ..first.clone() };
+    let (keys, more, steps) = in_steps(&mut store, &first);
+    assert_eq!((keys, more), (vec![Bytes::from("lock/00")], true));
+    assert!(steps > 100, "nobody had asked before");
+    let front = in_steps(&mut store, &first);
+    assert_eq!(front, (vec![Bytes::from("lock/00")], true, 1));
+    let neighbour = Bytes::from(format!("lock/{:02}", 48 * 7 % 100));
+    assert_eq!(in_steps(&mut store, &before), (vec![neighbour], true, 1));
+    store.delete_keys(&["lock/00".into()]);
+    let front = in_steps(&mut store, &first);
+    assert_eq!(front, (vec![Bytes::from("lock/07")], true, 1));
 }

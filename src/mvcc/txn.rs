@@ -126,8 +126,11 @@ impl<'a> WriteTxn<'a> {
         response
     }
 
-    fn apply_range(&self, request: &RangeRequest) -> Result<RangeResponse> {
-        let found = self.store.range_at(request, self.revision())?;
+    fn apply_range(&mut self, request: &RangeRequest) -> Result<RangeResponse> {
+        let (found, queue) = self.store.range_and_queue(request, self.revision())?;
+        if let Some(queue) = queue {
+            self.store.keep_queue(queue);
+        }
         let (kvs, more, count) = (found.kvs, found.more, found.count);
         Ok(RangeResponse { header: None, kvs, more, count })
     }

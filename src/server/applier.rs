@@ -5,7 +5,7 @@ use super::event::{Event, Installed, Swap};
 use super::shared::Shared;
 use super::watch_stream;
 use crate::apply::machine::StateMachine;
-use crate::apply::outcome::Outcome;
+use crate::apply::outcome::{LeaseFact, Outcome};
 use crate::env::recorder;
 use crate::pb::etcdserverpb::{AlarmMember, AlarmType};
 use crate::pb::raftpb;
@@ -105,6 +105,7 @@ fn apply_chunk(chunk: &[Entry], shared: &Shared) -> Vec<raftpb::ConfChange> {
             revision: state.store.revision(),
             state_hash: state.state_hash(),
         });
+        report_leases(entry, &outcome, state.store.revision(), shared);
         if let Some(change) = outcome.conf_change.take() {
             shared.env.recorder.record(&members_changed(&state));
             conf_changes.push(change);
@@ -139,6 +140,20 @@ fn members_changed(state: &StateMachine) -> recorder::Event {
         index: state.applied().index,
         members: state.members.iter().map(seen).collect(),
         removed: state.members.removed().collect(),
+    }
+}
+
+fn report_leases(entry: &Entry, outcome: &Outcome, now_at: i64, shared: &Shared) {
+    for fact in &outcome.leases {
+        let (index, term) = (entry.index, entry.term);
+        shared.env.recorder.record(&match *fact {
+            LeaseFact::Granted { id, ttl } => {
+                recorder::Event::LeaseGranted { index, id, ttl, revision: now_at }
+            }
+            LeaseFact::Ended { id, keys, revision, expired } => {
+                recorder::Event::LeaseEnded { index, term, id, keys, revision, expired }
+            }
+        });
     }
 }
 

@@ -132,6 +132,9 @@ impl Handle {
             kvs.append(&mut chunk);
             crate::env::yield_now().await;
         }
+        if let Some(queue) = cursor.take_queue() {
+            self.shared.state_mut().store.keep_queue(queue);
+        }
         Ok(api::RangeResponse { header, kvs, more: cursor.more, count: cursor.count })
     }
 

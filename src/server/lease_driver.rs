@@ -9,7 +9,7 @@ use super::handle::{Caller, Handle};
 use super::shared::Shared;
 use crate::apply::request::Op;
 use crate::error::{Error, Result};
-use crate::lease::{RenewError, TimeToLive};
+use crate::lease::{Grant, RenewError, TimeToLive};
 use crate::pb::raftpb::{LeaseCheckpoint, LeaseExpire, LeaseRemaining};
 use crate::raft::message::Term;
 use std::sync::Arc;
@@ -61,24 +61,30 @@ async fn expire(handle: &Handle, term: Term) {
     let shared = handle.shared();
     loop {
         let now = shared.env.clock.now().since_start();
-        let ids = shared.state_mut().lessor.expired(now, EXPIRE_BATCH);
-        if ids.is_empty() {
+        let due = shared.state_mut().lessor.expired(now, EXPIRE_BATCH);
+        if due.is_empty() {
             return;
         }
-        let proposal = Op::LeaseExpire(LeaseExpire { term, ids: ids.clone() });
+        let ids = due.iter().map(|grant| grant.id).collect();
+        let granted_at = due.iter().map(|grant| grant.index).collect();
+        let proposal = Op::LeaseExpire(LeaseExpire { term, ids, granted_at });
         let outcome = handle.propose(&Caller::default(), proposal).await;
         // What was not revoked is due again: the proposal was lost, refused, or applied in
         // another term. One that is late and yet applied finds the leases gone, or ends them
         // while nobody can have renewed them, because they were due all the time.
-        shared.state_mut().lessor.not_expired(&ids);
+        shared.state_mut().lessor.not_expired(&due);
         match outcome {
-            Ok(_) => shared.metrics.lease_expired_total.inc_by(ids.len() as u64),
+            Ok(_) => shared.metrics.lease_expired_total.inc_by(due.len() as u64),
             Err(error) => {
-                tracing::warn!(%error, leases = ids.len(), "expiry was not proposed");
+                tracing::warn!(%error, leases = due.len(), "expiry was not proposed");
                 return;
             }
         }
     }
+}
+
+fn remaining(grant: Grant, remaining_ttl: i64) -> LeaseRemaining {
+    LeaseRemaining { id: grant.id, remaining_ttl, granted_at: grant.index }
 }
 
 async fn write_checkpoints(handle: &Handle, term: Term) {
@@ -89,8 +95,7 @@ async fn write_checkpoints(handle: &Handle, term: Term) {
         if due.is_empty() {
             return;
         }
-        let remaining = |(id, remaining_ttl)| LeaseRemaining { id, remaining_ttl };
-        let leases = due.into_iter().map(remaining).collect();
+        let leases = due.into_iter().map(|(grant, left)| remaining(grant, left)).collect();
         let proposal = Op::LeaseCheckpoint(LeaseCheckpoint { term, leases });
         if let Err(error) = handle.propose(&Caller::default(), proposal).await {
             // The next checkpoint of these leases is due in five minutes.
@@ -126,7 +131,7 @@ pub async fn renew_here(shared: &Arc<Shared>, ids: &[i64]) -> Result<Vec<i64>> {
             ttls.push(match state.lessor.renew(id, now) {
                 Ok(renewed) => {
                     if renewed.must_reset {
-                        resets.push(LeaseRemaining { id, remaining_ttl: 0 });
+                        resets.push(remaining(renewed.grant, 0));
                     }
                     renewed.ttl
                 }

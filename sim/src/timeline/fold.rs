@@ -275,6 +275,8 @@ impl Fold<'_> {
             | Event::DiskFull { .. } => self.remark(event),
             Event::Proposed { .. }
             | Event::RoundTrip { .. }
+            | Event::LeaseGranted { .. }
+            | Event::LeaseEnded { .. }
             | Event::OwnAlarm { .. }
             | Event::ChangeProposed { .. } => None,
             Event::Stopped { reason } => {

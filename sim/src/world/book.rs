@@ -401,6 +401,13 @@ impl SharedBook {
                 let (index, term, commit, applied) = (*index, *term, *commit, *applied);
                 self.fact(member, Fact::ChangeProposed { index, term, commit, applied });
             }
+            Event::LeaseGranted { id, ttl, .. } => {
+                self.line(format_args!("m{member} grants lease {id:x} for {ttl} s"));
+            }
+            Event::LeaseEnded { id, keys, expired, .. } => {
+                let how = if *expired { "expires" } else { "revokes" };
+                self.line(format_args!("m{member} {how} lease {id:x} with {keys} keys"));
+            }
             Event::Checkpointed { index, revision, runs, took } => {
                 self.line(format_args!(
                     "m{member} checkpoint at {index}, revision {revision}, {runs} runs, in {} us",

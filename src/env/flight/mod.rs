@@ -345,6 +345,8 @@ fn said(event: &Event) -> Option<What> {
         | Event::OwnAlarm { .. }
         | Event::AutoCompaction { .. }
         | Event::MembersChanged { .. }
+        | Event::LeaseGranted { .. }
+        | Event::LeaseEnded { .. }
         | Event::ChangeProposed { .. } => return None,
     })
 }
