@@ -81,7 +81,7 @@ async fn simulate(plan: Plan, keep_trace: bool) -> Outcome {
         .collect();
     if !plan.options.quotas.is_empty() {
         let life = operator::run(plan.clone(), book.clone(), until);
-        cluster.client_node(operator::client(&plan)).spawn(life);
+        cluster.client_node(operator::CLIENT).spawn(life);
     }
     let faults = disturb(&cluster, until).await;
     for fault in faults {

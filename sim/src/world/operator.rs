@@ -18,16 +18,15 @@ use tonic::transport::{Channel, Endpoint};
 /// How long one request of the operator may take.
 const TIMEOUT: Duration = Duration::from_secs(1);
 
-/// The number under which the operator's requests stand in the history.
-pub fn client(plan: &Plan) -> u64 {
-    plan.workload.clients + plan.options.members as u64 + 1
-}
+/// The number under which the operator's requests stand in the history: behind all clients and
+/// probes, however many members came later.
+pub const CLIENT: u64 = 60;
 
 /// Works until `until`: lists alarms and takes one back, compacts, or deletes everything.
 pub async fn run(plan: Plan, book: SharedBook, until: Instant) {
     let mut chance = Stream::new(plan.seed, "operator");
     let members = plan.options.members;
-    let mut caller = Caller::new(client(&plan), members, TIMEOUT, book.clone());
+    let mut caller = Caller::new(CLIENT, members, TIMEOUT, book.clone());
     loop {
         let pause = Duration::from_millis(chance.between(300, 3_000));
         if Instant::now() + pause >= until {
@@ -83,12 +82,11 @@ async fn disarm_one(book: &SharedBook, member: usize, chance: &mut Stream) {
 /// Makes room as the runbook says and waits until the members of `core` have taken their alarms
 /// back. Alarms of members that are lost are taken back by hand.
 pub async fn make_room(cluster: &Cluster, core: &[usize], until: Nanos) {
-    let client = client(cluster.plan());
-    let node = cluster.client_node(client + 1);
+    let node = cluster.client_node(CLIENT + 1);
     let (cluster, core) = (cluster.clone(), core.to_vec());
     let work = node.spawn(async move {
         let book = cluster.book().clone();
-        let mut caller = Caller::new(client, cluster.members(), TIMEOUT, book.clone());
+        let mut caller = Caller::new(CLIENT, cluster.members(), TIMEOUT, book.clone());
         let raised = || {
             let server = cluster.server(core[0]);
             server.map(|s| s.shared().state().alarms.list(AlarmType::Nospace)).unwrap_or_default()
