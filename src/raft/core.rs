@@ -83,6 +83,7 @@ impl RaftCore {
     /// the entry's index. Returns the configuration from here on.
     pub fn apply_conf_change(&mut self, change: &ConfChange) -> ConfState {
         self.state.conf = changed(&self.state.conf, change);
+        self.state.conf_commit = self.state.log.commit();
         self.state.conf_changed();
         self.state.conf.clone()
     }
@@ -124,7 +125,7 @@ impl RaftCore {
         state.wants_flush()
             || !state.outbox.is_empty()
             || !state.outbox_after_write.is_empty()
-            || state.vote_changed()
+            || state.hard_state_due()
             || state.log.has_unwritten()
             || (!state.installing && state.log.has_applicable())
             || !state.read_states.is_empty()
@@ -321,14 +322,18 @@ impl RaftCore {
 }
 
 impl State {
-    fn vote_changed(&self) -> bool {
+    /// Whether a term, a vote or a new configuration is to become durable. Who comes up without
+    /// knowing that it is committed would ask the members of the one before, and they may be gone.
+    fn hard_state_due(&self) -> bool {
         (self.term, self.vote) != (self.written.term, self.written.vote)
+            || self.written.commit < self.conf_commit
     }
 
-    /// The next write. The commit index rides along and never causes a write of its own.
+    /// The next write. The commit index rides along, and causes a write of its own only with a
+    /// new configuration.
     fn take_write(&mut self) -> Option<Write> {
-        let vote_changed = self.vote_changed();
-        if !vote_changed && !self.log.has_unwritten() {
+        let due = self.hard_state_due();
+        if !due && !self.log.has_unwritten() {
             if self.outbox_after_write.is_empty() {
                 return None;
             }
@@ -342,7 +347,7 @@ impl State {
         let seq = self.write_seq;
         let (restart, entries) = self.log.start_write(seq);
         let hard = self.hard_state();
-        let carries = vote_changed || restart.is_some() || !entries.is_empty();
+        let carries = due || restart.is_some() || !entries.is_empty();
         let hard_state = (carries && hard != self.written).then_some(hard);
         if let Some(hard) = hard_state {
             self.written = hard;

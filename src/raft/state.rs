@@ -145,6 +145,8 @@ pub(super) struct State {
     pub(super) installing: bool,
     /// The last hard state that a write carried.
     pub(super) written: HardState,
+    /// What was committed when the configuration last changed.
+    pub(super) conf_commit: Index,
     /// Terms and votes of writes in flight, by sequence number.
     pub(super) votes_in_flight: VecDeque<(u64, Term, NodeId)>,
     /// The term and vote that are durable.
@@ -189,6 +191,7 @@ impl State {
             read_states: Vec::new(),
             snapshot_offer: None,
             installing: false,
+            conf_commit: 0,
             written: hard,
             votes_in_flight: VecDeque::new(),
             durable_vote: (hard.term, hard.vote),
