@@ -149,10 +149,10 @@ async fn every_declared_metric_moves_or_is_known_not_to() {
     for _ in 0..70 {
         put(&urls[0], "large", &value).await.expect("a put of a mebibyte");
     }
-    use_everything(&urls[0]).await;
     for path in ["/health", "/readyz", "/livez"] {
         get(&urls[0], path);
     }
+    use_everything(&urls[0]).await;
     // The others lose their leader, and have somebody whom they don't reach.
     let led = leader(&urls, LIMIT).await.expect("somebody leads");
     let mut found = moved(&get(&urls[led], "/metrics"));
