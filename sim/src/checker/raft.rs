@@ -263,6 +263,11 @@ impl Raft {
         if new.removed & (new.voters | new.learners) != 0 {
             return Err(format!("entry {index} brings a removed member back: {new:x?}"));
         }
+        let before = self.configurations.range(..index).next_back();
+        if before.is_some_and(|(_, old)| *old == new) {
+            // An install tells of a configuration that was known before.
+            return Ok(());
+        }
         let known = *self.configurations.entry(index).or_insert(new);
         if known != new {
             return Err(format!("after {index} member {member} has {new:x?}, others {known:x?}"));
