@@ -35,9 +35,9 @@ pub async fn adopt(disk: &Arc<dyn Disk>, config: &ServerConfig) -> Result<(), St
         make_aside(disk, config, &database, log, aside.clone()).await?;
         disk.rename(&member, &root.join(BEFORE)).map_err(failed)?;
         disk.sync_dir(root).await.map_err(failed)?;
-    } else if disk.exists(&member).map_err(failed)? {
-        return Ok(());
-    } else if !disk.exists(&root.join(BEFORE)).map_err(failed)? {
+    } else if disk.exists(&member).map_err(failed)?
+        || !disk.exists(&root.join(BEFORE)).map_err(failed)?
+    {
         return Ok(());
     }
     // Also after a crash between the two renames.

@@ -342,6 +342,38 @@ impl SharedBook {
         self.fact(member, Fact::Members { index, voters, learners, removed });
     }
 
+    /// What a member says of its checkpoints.
+    fn runs_changed(&self, member: usize, event: &Event) {
+        match event {
+            Event::Checkpointed { index, revision, runs, took } => {
+                self.line(format_args!(
+                    "m{member} checkpoint at {index}, revision {revision}, {runs} runs, in {} us",
+                    took.as_micros()
+                ));
+                self.reach("checkpoint taken");
+            }
+            Event::Rewritten { runs, bytes, kept } => {
+                self.line(format_args!(
+                    "m{member} rewrote {runs} runs: {kept} of {bytes} bytes kept"
+                ));
+                self.reach(if *runs > 1 { "runs merged" } else { "run rewritten" });
+            }
+            Event::Installed { index, term, revision, state_hash } => {
+                self.line(format_args!(
+                    "m{member} installed {index} of term {term}: revision {revision}, state \
+                     {state_hash:016x}"
+                ));
+                self.reach("snapshot installed");
+                self.lock().members[member].applied = *index;
+                let (index, term) = (*index, *term);
+                let (revision, state_hash) = (*revision, *state_hash);
+                self.fact(member, Fact::Installed { index, term });
+                self.fact(member, Fact::Loaded { index, revision, state_hash });
+            }
+            other => unreachable!("{other:?} is not about checkpoints"),
+        }
+    }
+
     fn record(&self, member: usize, event: &Event) {
         let at = self.now();
         if !matches!(event, Event::Proposed { .. } | Event::RoundTrip { .. }) {
@@ -408,30 +440,8 @@ impl SharedBook {
                 let how = if *expired { "expires" } else { "revokes" };
                 self.line(format_args!("m{member} {how} lease {id:x} with {keys} keys"));
             }
-            Event::Checkpointed { index, revision, runs, took } => {
-                self.line(format_args!(
-                    "m{member} checkpoint at {index}, revision {revision}, {runs} runs, in {} us",
-                    took.as_micros()
-                ));
-                self.reach("checkpoint taken");
-            }
-            Event::Rewritten { runs, bytes, kept } => {
-                self.line(format_args!(
-                    "m{member} rewrote {runs} runs: {kept} of {bytes} bytes kept"
-                ));
-                self.reach(if *runs > 1 { "runs merged" } else { "run rewritten" });
-            }
-            Event::Installed { index, term, revision, state_hash } => {
-                self.line(format_args!(
-                    "m{member} installed {index} of term {term}: revision {revision}, state \
-                     {state_hash:016x}"
-                ));
-                self.reach("snapshot installed");
-                self.lock().members[member].applied = *index;
-                let (index, term) = (*index, *term);
-                let (revision, state_hash) = (*revision, *state_hash);
-                self.fact(member, Fact::Installed { index, term });
-                self.fact(member, Fact::Loaded { index, revision, state_hash });
+            Event::Checkpointed { .. } | Event::Rewritten { .. } | Event::Installed { .. } => {
+                self.runs_changed(member, event);
             }
             Event::SyncStalled { outstanding } => {
                 self.line(format_args!("m{member} sync outstanding for {outstanding:?}"));

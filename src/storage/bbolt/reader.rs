@@ -46,7 +46,7 @@ impl Database {
     /// When neither meta is valid, or the file is shorter than the one in force says.
     pub fn open(file: Arc<dyn File>, bytes: u64) -> Result<Database, BboltError> {
         let meta = newest_meta(&*file, bytes)?;
-        let promised = meta.pages.checked_mul(meta.page_bytes).unwrap_or(u64::MAX);
+        let promised = meta.pages.saturating_mul(meta.page_bytes);
         if bytes < promised {
             return Err(BboltError::Truncated { bytes, promised });
         }
