@@ -325,7 +325,7 @@ mod tests {
                 *classes.entry(action.fault.class()).or_default() += 1;
             }
         }
-        assert_eq!(classes.len(), 25, "every class is drawn: {classes:?}");
+        assert_eq!(classes.len(), 26, "every class is drawn: {classes:?}");
     }
 
     #[test]

@@ -245,7 +245,7 @@ impl Raft {
     fn on_quorum(&self, index: u64, members: usize, holds: impl Fn(usize) -> bool) -> bool {
         let mut known = self.configurations.range(..index).rev().take(2).peekable();
         if known.peek().is_none() {
-            return (0..members).filter(|seat| holds(*seat)).count() > members / 2;
+            return (0..64).filter(|seat| holds(*seat)).count() > members / 2;
         }
         known.any(|(_, configuration)| {
             let voters = (0..64).filter(|seat| configuration.voters >> seat & 1 == 1);
