@@ -9,7 +9,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 /// The groups, in an order in which each finds the keys that it needs.
-const GROUPS: [(&str, &str); 16] = [
+const GROUPS: [(&str, &str); 22] = [
     ("put-1", "put --total 4000"),
     ("put-1000", "put --conns 100 --clients 1000 --total 100000 --keyspace 100000"),
     (
@@ -35,6 +35,12 @@ const GROUPS: [(&str, &str); 16] = [
     ("lease-keepalive", "lease-keepalive --conns 100 --clients 1000 --total 150000"),
     ("watch-rate-100", "watch --conns 100 --clients 10 --total 500 --rate 100"),
     ("watch-fast", "watch --conns 100 --clients 100 --total 2000"),
+    ("watch-1000", "watch --conns 10 --clients 100 --total 1000"),
+    ("watches-1", "put-watched --clients 1 --total 4000 --rate 500"),
+    ("watches-10000", "put-watched --clients 10000 --total 4000 --rate 500"),
+    ("laggards-0", "put-laggard --clients 0 --keyspace 1000000 --total 4000 --rate 500"),
+    ("laggards-1", "put-laggard --clients 1 --keyspace 1000000 --total 4000 --rate 500"),
+    ("lease-due-50000", "lease-due --conns 20 --clients 50000"),
 ];
 
 /// How long a change of leader may take.
@@ -81,6 +87,7 @@ async fn run_round(
         group.server_pids = cluster.pids();
         group.total = (group.total / options.shrink).max(1);
         group.keyspace = (group.keyspace / options.shrink).max(1);
+        group.limit_seconds = group.limit_seconds.max(900);
         match crate::run::run(name, &group).await {
             Ok(report) => {
                 println!("  {report}");

@@ -4,6 +4,7 @@ mod compare;
 mod failover;
 mod options;
 mod run;
+mod standing;
 mod stats;
 mod streams;
 mod workload;

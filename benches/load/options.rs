@@ -13,6 +13,12 @@ pub enum Kind {
     Watch,
     LeaseGrant,
     LeaseKeepalive,
+    /// Puts beside many watches on one stream.
+    PutWatched,
+    /// Puts beside watchers that are far behind.
+    PutLaggard,
+    /// Puts while many leases fall due.
+    LeaseDue,
     Failover,
 }
 
@@ -58,7 +64,9 @@ pub struct CompareOptions {
 pub const HELP: &str = "\
 usage: cargo bench --bench load -- COMMAND [OPTIONS]
 
-commands: put range range-prefix txn mixed watch lease-grant lease-keepalive failover compare
+commands: put range range-prefix txn mixed watch lease-grant lease-keepalive failover
+          put-watched (--clients watches on one stream) put-laggard (--clients watchers
+          that begin --keyspace revisions ago) lease-due (--clients leases) compare
 
   --endpoints A,B,C     client addresses (default http://127.0.0.1:2379)
   --conns N             connections, spread over the endpoints (1)
@@ -120,9 +128,19 @@ impl Kind {
             "watch" => Kind::Watch,
             "lease-grant" => Kind::LeaseGrant,
             "lease-keepalive" => Kind::LeaseKeepalive,
+            "put-watched" => Kind::PutWatched,
+            "put-laggard" => Kind::PutLaggard,
+            "lease-due" => Kind::LeaseDue,
             "failover" => Kind::Failover,
             other => return Err(format!("no command {other:?}\n{HELP}")),
         })
+    }
+}
+
+impl Kind {
+    /// Whether the clients are not who makes the operations.
+    fn counts_others(self) -> bool {
+        matches!(self, Kind::Watch | Kind::PutWatched | Kind::PutLaggard | Kind::LeaseDue)
     }
 }
 
@@ -134,7 +152,7 @@ impl Options {
             kind,
             endpoints: vec!["http://127.0.0.1:2379".to_string()],
             conns: 1,
-            clients: 1,
+            clients: usize::from(kind != Kind::PutLaggard),
             total: 10_000,
             keyspace: 10_000,
             val_size: 256,
@@ -150,7 +168,7 @@ impl Options {
         while let Some((name, value)) = rest.pair()? {
             options.set(&name, &value)?;
         }
-        if options.clients < options.conns && kind != Kind::Watch {
+        if options.clients < options.conns && !kind.counts_others() {
             options.clients = options.conns;
         }
         assert!(options.conns > 0 && options.keyspace > 0 && options.threads > 0, "{options:?}");

@@ -3,7 +3,7 @@
 use crate::failover::Probe;
 use crate::options::{Kind, Options};
 use crate::stats::{Report, Sample};
-use crate::{streams, workload};
+use crate::{standing, streams, workload};
 use process::usage;
 use std::time::{Duration, Instant};
 
@@ -18,6 +18,9 @@ pub async fn run(name: &str, options: &Options) -> Result<Report, String> {
         match options.kind {
             Kind::Watch => streams::watch(options, &channels).await,
             Kind::LeaseKeepalive => streams::keepalive(options, &channels).await,
+            Kind::PutWatched => standing::put_watched(options, &channels).await,
+            Kind::PutLaggard => standing::put_laggard(options, &channels).await,
+            Kind::LeaseDue => standing::lease_due(options, &channels).await,
             Kind::Failover => return failover(options).await,
             _ => Ok((workload::run(options, &channels).await, begin.elapsed())),
         }

@@ -121,7 +121,12 @@ pub async fn run(options: &Options, channels: &[Channel]) -> Sample {
             let make = |client| Grant { lease: LeaseClient::new(channel(client)) };
             closed_loop(options, make).await
         }
-        Kind::Watch | Kind::LeaseKeepalive | Kind::Failover => {
+        Kind::Watch
+        | Kind::LeaseKeepalive
+        | Kind::PutWatched
+        | Kind::PutLaggard
+        | Kind::LeaseDue
+        | Kind::Failover => {
             unreachable!("{:?} is a stream", options.kind)
         }
     }

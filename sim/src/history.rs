@@ -1,7 +1,10 @@
 //! What the clients saw: every operation with the moments of its call and its return.
 
+use crate::checker::lease::Leases;
+use crate::checker::lock::Queues;
 use crate::checker::watch::Stream;
 use crate::model::{Reply, Request};
+use std::collections::BTreeSet;
 
 /// A moment of the simulation, in nanoseconds since its start.
 pub type Nanos = u64;
@@ -23,6 +26,7 @@ pub enum Outcome {
 pub enum Refusal {
     Compacted,
     FutureRevision,
+    LeaseNotFound,
 }
 
 /// One call of one client.
@@ -38,11 +42,14 @@ pub struct Operation {
     pub outcome: Outcome,
 }
 
-/// All operations of a run, in the order in which they returned, and what the watchers were told.
+/// All operations of a run, in the order in which they returned, what the watchers were told, and
+/// what became of leases, locks and elections.
 #[derive(Clone, Debug, Default)]
 pub struct History {
     pub operations: Vec<Operation>,
     pub streams: Vec<Stream>,
+    pub leases: Leases,
+    pub queues: Queues,
 }
 
 impl History {
@@ -61,8 +68,9 @@ impl History {
 
     /// The revisions that no acknowledged write created, up to the highest that anybody saw.
     pub fn unexplained_revisions(&self) -> Vec<i64> {
-        let mut explained = std::collections::BTreeSet::new();
-        let mut highest = 1;
+        let ends = self.leases.deletions();
+        let mut explained: BTreeSet<i64> = ends.into_keys().collect();
+        let mut highest = explained.last().copied().unwrap_or(1);
         for operation in &self.operations {
             if let Outcome::Done(reply) = &operation.outcome {
                 highest = highest.max(reply.revision);
@@ -77,5 +85,15 @@ impl History {
         let most = highest + self.operations.len() as i64;
         highest = seen.filter(|revision| *revision <= most).fold(highest, i64::max);
         (2..=highest).filter(|r| !explained.contains(r)).collect()
+    }
+
+    /// The revisions of the compactions that were asked for, with the moments of the calls.
+    pub fn compactions(&self) -> Vec<(Nanos, i64)> {
+        let asked = |o: &Operation| match (&o.request, &o.outcome) {
+            (_, Outcome::Failed(_)) => None,
+            (Request::Compact { revision, .. }, _) => Some((o.called, *revision)),
+            (_, _) => None,
+        };
+        self.operations.iter().filter_map(asked).collect()
     }
 }

@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 
 /// All marks, each with what it means.
-pub const ALL: [(&str, &str); 43] = [
+pub const ALL: [(&str, &str); 53] = [
     ("leader changed", "a second term had a leader"),
     ("two leaders at once", "a leader of an old term had not heard of the leader of a later one"),
     ("quorum lost", "a majority of the members was down at once"),
@@ -44,6 +44,16 @@ pub const ALL: [(&str, &str); 43] = [
     ("leader removed", "the member that led was removed"),
     ("member replaced", "a member was lost with its disk, and another one took its place"),
     ("removed member stopped", "a member that was removed heard of it and stopped"),
+    ("watcher compacted", "a watcher was canceled because a compaction had overtaken it"),
+    ("watcher canceled beside another", "one of two watchers of a stream was canceled"),
+    ("lease expired", "a lease ended because its time was up"),
+    ("lease revoked", "a lease ended because somebody revoked it"),
+    ("lease granted again", "an id was granted again after its lease had ended"),
+    ("lease carried over to another leader", "a lease expired under a later leader"),
+    ("lease gone under its holder", "a client was told that its lease was gone"),
+    ("lock taken", "a client was told that it holds the lock"),
+    ("fenced out", "a holder found that its lock had been lost"),
+    ("election won", "a client was told that it leads"),
     ("segments rolled", "a disk held more than one segment of the log"),
     ("checkpoint taken", "a checkpoint was durable"),
     ("run rewritten", "a run that was mostly dead was written anew"),
@@ -53,7 +63,7 @@ pub const ALL: [(&str, &str); 43] = [
 ];
 
 /// What the everyday sweep must reach.
-pub const EVERYDAY: [&str; 21] = [
+pub const EVERYDAY: [&str; 30] = [
     "leader changed",
     "two leaders at once",
     "quorum lost",
@@ -75,6 +85,15 @@ pub const EVERYDAY: [&str; 21] = [
     "alarm taken back",
     "disk full",
     "automatic compaction",
+    "watcher compacted",
+    "watcher canceled beside another",
+    "lease expired",
+    "lease revoked",
+    "lease granted again",
+    "lease carried over to another leader",
+    "lease gone under its holder",
+    "lock taken",
+    "election won",
 ];
 
 /// How often each mark was reached, by runs.

@@ -57,6 +57,10 @@ pub struct Range {
     pub count_only: bool,
     pub keys_only: bool,
     pub descending: bool,
+    /// In the order of creation, not of keys.
+    pub by_creation: bool,
+    /// Only keys that were created no later; 0 is no bound.
+    pub max_create: i64,
 }
 
 impl Range {
@@ -70,7 +74,14 @@ impl Range {
             count_only: false,
             keys_only: false,
             descending: false,
+            by_creation: false,
+            max_create: 0,
         }
+    }
+
+    /// The first key by creation: what locks and elections ask for.
+    pub fn first_created(span: Span) -> Range {
+        Range { limit: 1, by_creation: true, ..Range::of(span) }
     }
 }
 
@@ -79,6 +90,15 @@ pub struct Put {
     pub key: String,
     pub value: String,
     pub prev_kv: bool,
+    /// 0 is none.
+    pub lease: i64,
+}
+
+impl Put {
+    /// A put with no further wishes.
+    pub fn of(key: impl Into<String>, value: impl Into<String>) -> Put {
+        Put { key: key.into(), value: value.into(), prev_kv: false, lease: 0 }
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -233,10 +253,17 @@ impl Model {
         if range.count_only {
             return Answer::Range { kvs: Vec::new(), count, more: false };
         }
-        if range.descending {
-            kvs.reverse();
+        if range.max_create > 0 {
+            kvs.retain(|kv| kv.create_revision <= range.max_create);
         }
-        let more = range.limit > 0 && count > range.limit;
+        // Equal creation revisions leave in the order of their keys.
+        match (range.by_creation, range.descending) {
+            (true, true) => kvs.sort_by_key(|kv| -kv.create_revision),
+            (true, false) => kvs.sort_by_key(|kv| kv.create_revision),
+            (false, true) => kvs.reverse(),
+            (false, false) => {}
+        }
+        let more = range.limit > 0 && kvs.len() as i64 > range.limit;
         if more {
             kvs.truncate(range.limit as usize);
         }
@@ -261,12 +288,36 @@ impl Model {
     }
 
     fn change(&self, key: &str, revision: i64) -> WatchEvent {
-        WatchEvent { key: key.into(), revision, kv: self.get(key, revision).cloned() }
+        let (kv, prev) = (self.get(key, revision), self.get(key, revision - 1));
+        WatchEvent { key: key.into(), revision, kv: kv.cloned(), prev: prev.cloned() }
     }
 
     fn push(&mut self, key: &str, revision: i64, kv: Option<KeyValue>) {
         self.versions.entry(key.into()).or_default().push((revision, kv));
         self.order.entry(revision).or_default().push(key.into());
+    }
+
+    /// Ends a lease: deletes its keys in their order, in one revision if there are any.
+    pub fn end_lease(&mut self, lease: i64) {
+        let next = self.revision + 1;
+        let keys = self.attached(lease, i64::MAX);
+        for key in &keys {
+            self.push(key, next, None);
+        }
+        if !keys.is_empty() {
+            self.revision = next;
+        }
+    }
+
+    /// The keys that go with a lease, as of revision `at`.
+    pub fn attached(&self, lease: i64, at: i64) -> Vec<String> {
+        let goes = |versions: &Vec<_>| version_at(versions, at).is_some_and(|kv| kv.lease == lease);
+        self.versions.iter().filter(|(_, v)| goes(v)).map(|(key, _)| key.clone()).collect()
+    }
+
+    /// All versions of a key, each with its revision.
+    pub fn versions(&self, key: &str) -> &[(i64, Option<KeyValue>)] {
+        self.versions.get(key).map_or(&[], Vec::as_slice)
     }
 
     /// Forgets everything after revision `revision`.
@@ -315,7 +366,7 @@ impl Model {
             create_revision: prev.as_ref().map_or(next, |p| p.create_revision),
             mod_revision: next,
             version: prev.as_ref().map_or(1, |p| p.version + 1),
-            lease: 0,
+            lease: put.lease,
         };
         self.push(&put.key, next, Some(kv));
         Answer::Put { prev: prev.filter(|_| put.prev_kv) }
@@ -365,7 +416,7 @@ mod tests {
     use super::*;
 
     fn put(key: &str, value: &str) -> Request {
-        Request::Put(Put { key: key.into(), value: value.into(), prev_kv: true })
+        Request::Put(Put { prev_kv: true, ..Put::of(key, value) })
     }
 
     fn keys(answer: &Answer) -> Vec<String> {
@@ -407,6 +458,36 @@ mod tests {
         let limited = Range { limit: 1, descending: true, ..Range::of(Span::all()) };
         let Answer::Range { kvs, count, more } = m.range_at(&limited, 4) else { panic!() };
         assert_eq!((kvs[0].key.as_str(), kvs.len(), count, more), ("c", 1, 3, true));
+    }
+
+    #[test]
+    fn the_end_of_a_lease_deletes_what_is_attached_at_that_moment() {
+        let mut m = Model::default();
+        let attach = |key: &str, lease| Request::Put(Put { lease, ..Put::of(key, "v") });
+        m.apply(&attach("b", 7));
+        m.apply(&attach("a", 7));
+        m.apply(&attach("c", 7));
+        m.apply(&attach("c", 8));
+        assert_eq!(m.attached(7, i64::MAX), ["a", "b"]);
+        assert_eq!(m.attached(7, 4), ["a", "b", "c"]);
+        m.end_lease(7);
+        assert_eq!((m.revision(), m.changes(6, &Span::all()).len()), (6, 2));
+        m.end_lease(7);
+        assert_eq!(m.revision(), 6, "without keys the revision stays");
+    }
+
+    #[test]
+    fn the_order_of_creation_is_that_of_a_queue() {
+        let mut m = Model::default();
+        for key in ["c", "a", "b"] {
+            m.apply(&put(key, "1"));
+        }
+        m.apply(&put("c", "2"));
+        let first = Range::first_created(Span::all());
+        assert_eq!(keys(&m.range_at(&first, i64::MAX)), ["c=2"]);
+        let before = Range { descending: true, max_create: 3, ..first };
+        let Answer::Range { kvs, count, more } = m.range_at(&before, i64::MAX) else { panic!() };
+        assert_eq!((kvs[0].key.as_str(), count, more), ("a", 3, true));
     }
 
     #[test]

@@ -63,6 +63,9 @@ pub struct Options {
     pub latency_us: (u64, u64),
     /// What an fsync costs, from and to.
     pub fsync_us: (u64, u64),
+    /// Revisions that may wait in a watch stream.
+    #[serde(default = "usual_watch_queue")]
+    pub watch_queue: usize,
     /// The rate of each member's clock in thousandths.
     pub clock_rates: Vec<u64>,
     /// The quota of each member in bytes; none of them without any.
@@ -115,6 +118,10 @@ impl Checkpoints {
     }
 }
 
+fn usual_watch_queue() -> usize {
+    1_024
+}
+
 /// What the clients do.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -126,6 +133,12 @@ pub struct Workload {
     pub timeout_ms: u64,
     #[serde(default)]
     pub watchers: u64,
+    /// Clients that hold leases.
+    #[serde(default)]
+    pub lessees: u64,
+    /// Clients that want locks and elections.
+    #[serde(default)]
+    pub lockers: u64,
     /// How often each kind of request is drawn, relative to each other.
     pub weights: Weights,
 }
@@ -166,7 +179,9 @@ impl Options {
         let skewed = s.chance(500);
         let clock_rates =
             (0..members).map(|_| if skewed { s.between(900, 1100) } else { 1000 }).collect();
+        let watch_queue = Stream::new(seed, "options/watch").log_between(1, 1_024) as usize;
         Options {
+            watch_queue,
             members,
             heartbeat_ms,
             election_ms,
@@ -222,6 +237,13 @@ impl Workload {
             get: 2 + weight(8),
         };
         let watchers = Stream::new(seed, "workload/watchers").below(4).saturating_sub(1);
-        Workload { clients, operations, keys, timeout_ms, watchers, weights }
+        let lessees = Stream::new(seed, "workload/lessees").below(4).saturating_sub(1);
+        let lockers = Stream::new(seed, "workload/lockers").below(6).saturating_sub(2);
+        Workload { clients, operations, keys, timeout_ms, watchers, lessees, lockers, weights }
+    }
+
+    /// Whether anybody holds leases.
+    pub fn has_leases(&self) -> bool {
+        self.lessees + self.lockers > 0
     }
 }

@@ -2,6 +2,7 @@
 //! kinds of requests as long as what is left breaks the same guarantee.
 
 use crate::checker::Guarantee;
+use crate::options::Workload;
 use crate::plan::{Fault, Plan};
 use std::time::{Duration, Instant};
 
@@ -28,6 +29,7 @@ pub fn shrink(
         search.shorten();
         search.fewer_clients();
         search.fewer_members();
+        search.fewer_others();
         search.simpler_world();
         if search.best == before || search.out_of_time() {
             return Shrunk { plan: search.best, runs: search.runs };
@@ -132,6 +134,22 @@ impl Search<'_> {
             }
             if self.attempt(plan) {
                 return;
+            }
+        }
+    }
+
+    /// Without watchers, leases and locks, if they play no part.
+    fn fewer_others(&mut self) {
+        let keep: [fn(&mut Workload) -> &mut u64; 3] =
+            [|w| &mut w.watchers, |w| &mut w.lessees, |w| &mut w.lockers];
+        for count in keep {
+            let mut plan = self.best.clone();
+            *count(&mut plan.workload) = 0;
+            if !self.attempt(plan.clone()) {
+                *count(&mut plan.workload) = 1;
+                if *count(&mut self.best.workload.clone()) > 1 {
+                    self.attempt(plan);
+                }
             }
         }
     }

@@ -24,10 +24,14 @@ pub fn op(request: &Request) -> Option<Op> {
 }
 
 pub fn range(range: &Range) -> api::RangeRequest {
-    let order = if range.descending {
-        range_request::SortOrder::Descend
-    } else {
-        range_request::SortOrder::None
+    let order = match (range.descending, range.by_creation) {
+        (true, _) => range_request::SortOrder::Descend,
+        (false, true) => range_request::SortOrder::Ascend,
+        (false, false) => range_request::SortOrder::None,
+    };
+    let target = match range.by_creation {
+        true => range_request::SortTarget::Create,
+        false => range_request::SortTarget::Key,
     };
     api::RangeRequest {
         key: bytes(&range.span.key),
@@ -35,7 +39,8 @@ pub fn range(range: &Range) -> api::RangeRequest {
         limit: range.limit,
         revision: range.revision,
         sort_order: order.into(),
-        sort_target: range_request::SortTarget::Key.into(),
+        sort_target: target.into(),
+        max_create_revision: range.max_create,
         serializable: range.serializable,
         keys_only: range.keys_only,
         count_only: range.count_only,
@@ -48,6 +53,7 @@ pub fn put(put: &Put) -> api::PutRequest {
         key: bytes(&put.key),
         value: bytes(&put.value),
         prev_kv: put.prev_kv,
+        lease: put.lease,
         ..Default::default()
     }
 }
@@ -151,11 +157,11 @@ pub fn key_value(kv: mvccpb::KeyValue) -> KeyValue {
     }
 }
 
-fn bytes(text: &str) -> Bytes {
+pub fn bytes(text: &str) -> Bytes {
     Bytes::copy_from_slice(text.as_bytes())
 }
 
-fn text(bytes: &Bytes) -> String {
+pub fn text(bytes: &Bytes) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }
 
@@ -189,6 +195,8 @@ pub fn failure(status: &Status) -> Outcome {
         Outcome::Refused(Refusal::Compacted)
     } else if message.contains("is a future revision") {
         Outcome::Refused(Refusal::FutureRevision)
+    } else if message == "etcdserver: requested lease not found" {
+        Outcome::Refused(Refusal::LeaseNotFound)
     } else if never_sent.contains(&message) {
         Outcome::Failed(message.to_string())
     } else {

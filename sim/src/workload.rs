@@ -93,7 +93,7 @@ impl Generator {
 
     fn put(&mut self) -> Request {
         let prev_kv = self.stream.chance(200);
-        Request::Put(Put { key: self.key(), value: self.value(), prev_kv })
+        Request::Put(Put { prev_kv, ..Put::of(self.key(), self.value()) })
     }
 
     fn get(&mut self) -> Request {
@@ -142,7 +142,7 @@ impl Generator {
                 1 => Request::Range(Range::of(Span::one(key.clone()))),
                 _ => {
                     let prev_kv = self.stream.chance(300);
-                    Request::Put(Put { key: key.clone(), value: self.value(), prev_kv })
+                    Request::Put(Put { prev_kv, ..Put::of(key.clone(), self.value()) })
                 }
             };
             txn.success.push(write);

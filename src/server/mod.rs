@@ -18,7 +18,7 @@
 //! |---|---|---|
 //! | inbox of `node` | 4,096 events | the sender waits; a peer's stream is not read meanwhile |
 //! | keep-alives of leases | 200,000 | `too many requests` |
-//! | responses of a watch stream | `HubOptions` | its watchers go on from history |
+//! | revisions in a watch stream | `Limits`: 1,024, and 8 MiB | its watchers go on from history |
 //! | callers that wait for an outcome | `Limits`: 5,000 and 256 MiB | `too many requests` |
 //! | committed and not yet applied | 5,000 entries | `too many requests` |
 //! | writes before `log_writer` | uncommitted data in the core | the core refuses proposals |
@@ -139,6 +139,7 @@ impl ServerConfig {
 
     fn hub_options(&self, seed: u64) -> HubOptions {
         HubOptions {
+            queue_items: self.limits.watch_queue_items,
             fragment_bytes: self.limits.max_request_bytes + (512 << 10),
             progress_interval: self.progress_notify_interval,
             seed,

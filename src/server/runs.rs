@@ -180,7 +180,9 @@ pub async fn restore(
         for stored in run.scan() {
             let Stored { record, place } = stored?;
             read += record.key.len() + record.value.len();
-            restore.push(to_record(record), is_cold.then(|| to_location(place)));
+            // An empty value takes no room, and a rewrite moves none: it stays in memory.
+            let cold = is_cold && place.length > 0;
+            restore.push(to_record(record), cold.then(|| to_location(place)));
             if read >= CHUNK_BYTES {
                 read = 0;
                 yield_now().await;
@@ -226,5 +228,46 @@ pub fn to_stored(record: Record, value: Bytes) -> stored::Record {
         version: record.version,
         lease: record.lease,
         value,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::env::disk::Disk;
+    use crate::env::mem_disk::MemDisk;
+    use crate::storage::run_writer::write_run;
+    use futures::executor::block_on;
+    use std::path::Path;
+
+    #[test]
+    fn an_empty_value_needs_no_run() {
+        let dir = Path::new("/runs");
+        let disk: Arc<dyn Disk> = Arc::new(MemDisk::new());
+        disk.create_dir_all(dir).expect("in memory");
+        let record = |main: i64, value: &'static str| stored::Record {
+            main,
+            sub: 0,
+            tombstone: false,
+            key: Bytes::from(format!("key {main}")),
+            create_revision: main,
+            version: 1,
+            lease: 0,
+            value: Bytes::from(value),
+        };
+        let records = [record(2, ""), record(3, "some")].into_iter();
+        let written = block_on(write_run(&disk, dir, 1, records, |_, _| {}));
+        let meta = written.expect("in memory").expect("there are records");
+        let run = Run::open(&*disk, dir, 1).expect("it was written");
+        let table = Arc::new(RunTable::new(vec![run]));
+        let restored = Restored { revision: 3, compact_revision: -1 };
+        let store = block_on(restore(&table, &[meta], restored, 0)).expect("a whole run");
+        let value = |key: &str| store.value_at(key.as_bytes(), 3).expect("it is there").value;
+        assert_eq!(store.resident_bytes(), 0);
+        assert_eq!((value("key 2"), value("key 3")), (Bytes::new(), Bytes::from("some")));
+        // A rewrite puts another run in its place, and moves what is on disk: no empty values.
+        table.set_current(&[]);
+        table.close_others();
+        assert_eq!(value("key 2"), Bytes::new());
     }
 }

@@ -39,6 +39,8 @@ pub struct Limits {
     pub max_pending_bytes: usize,
     /// Entries that may be committed and not yet applied before requests are refused.
     pub max_apply_lag: u64,
+    /// Revisions that may wait in a watch stream, beside a few for each of its watchers.
+    pub watch_queue_items: usize,
 }
 
 impl Default for Limits {
@@ -49,6 +51,7 @@ impl Default for Limits {
             max_pending_requests: 5_000,
             max_pending_bytes: 256 << 20,
             max_apply_lag: 5_000,
+            watch_queue_items: 1_024,
         }
     }
 }

@@ -228,23 +228,14 @@ impl Hub {
     /// Ends a watcher; one that is not there is passed over in silence.
     pub fn cancel(&mut self, id: StreamId, watch_id: i64) {
         let Some(&slot) = self.stream(id.0).ids.get(&watch_id) else { return };
-        if !self.watcher(slot).pending.is_empty() {
-            self.drop_progress(id);
-        }
         self.remove_watcher(slot);
         // Its events were room that a parked watcher waits for, and nothing else may be in line.
         self.unpark(id);
         let mut reply = self.response(watch_id, self.revision);
         reply.canceled = true;
-        self.stream(id.0).reply(reply);
-    }
-
-    /// Takes reports of progress out of the line. Events that a cancel throws away stood before
-    /// them, and its reply comes behind: in between, a report would speak for those events.
-    fn drop_progress(&mut self, id: StreamId) {
         let stream = self.stream(id.0);
-        stream.line.retain(|turn| !matches!(turn, Turn::Progress(_)));
-        stream.progress_in_line = 0;
+        stream.reply(reply);
+        stream.delay_progress();
     }
 
     /// Asks how far all watchers of a stream have come. There is no answer unless all of them

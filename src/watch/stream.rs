@@ -100,6 +100,20 @@ impl Stream {
         self.wake();
     }
 
+    /// Puts reports of progress for all watchers at the end of the line, behind the reply to a
+    /// cancel. In front of it the reader counts that watcher among those that a report speaks
+    /// for, and it may miss events that were thrown away or have been published since.
+    pub fn delay_progress(&mut self) {
+        if self.progress_in_line == 0 {
+            return;
+        }
+        let is_report = |turn: &Turn| matches!(turn, Turn::Progress(_));
+        let line = std::mem::take(&mut self.line);
+        let (reports, others): (Vec<Turn>, Vec<Turn>) = line.into_iter().partition(is_report);
+        self.line.extend(others);
+        self.line.extend(reports);
+    }
+
     /// Wakes the reader, once for each time that it found nothing.
     pub fn wake(&mut self) {
         if let Some(waker) = self.waker.take() {

@@ -57,6 +57,7 @@ struct Client {
     range: KeyRange,
     request: WatchCreateRequest,
     created: bool,
+    canceled: bool,
     /// The first revision whose events have not come yet.
     next: i64,
     fragment_of: Option<i64>,
@@ -144,11 +145,12 @@ impl World {
             }
             Step::Cancel { stream, id } => {
                 // Only what is acknowledged, so that the twin knows which watcher it names.
-                let Some((stream_id, clients)) = self.streams.get(&stream) else { return };
-                if clients.contains_key(&id) && self.asked[&stream].is_empty() {
+                let Some((stream_id, clients)) = self.streams.get_mut(&stream) else { return };
+                if self.asked[&stream].is_empty()
+                    && let Some(client) = clients.get_mut(&id)
+                {
                     self.hub.cancel(*stream_id, id);
-                    while self.read(stream) {}
-                    assert!(!self.streams[&stream].1.contains_key(&id), "{id} goes on");
+                    client.canceled = true;
                 }
             }
             Step::Progress(n) => {
@@ -192,7 +194,8 @@ impl World {
             }
             let range = KeyRange::of_request(&request.key, &request.range_end).expect("created");
             let next = if request.start_revision == 0 { at + 1 } else { request.start_revision };
-            let client = Client { range, request, created: true, next, fragment_of: None };
+            let client =
+                Client { range, request, created: true, canceled: false, next, fragment_of: None };
             assert!(clients.insert(response.watch_id, client).is_none(), "one id, two watchers");
         } else if response.canceled {
             let client = clients.remove(&response.watch_id).expect("Reliable: unknown id");
@@ -204,6 +207,8 @@ impl World {
         } else {
             let client = clients.get_mut(&response.watch_id).expect("created before events");
             assert!(client.created);
+            let rest = client.fragment_of.is_some();
+            assert!(!client.canceled || rest, "{} goes on", response.watch_id);
             if response.events.is_empty() {
                 check_progress(client, &self.store, revision);
                 client.next = client.next.max(revision + 1);
@@ -233,6 +238,7 @@ impl World {
         }
         for (_, clients) in self.streams.values() {
             for client in clients.values() {
+                assert!(!client.canceled, "a cancel has no reply");
                 assert!(client.fragment_of.is_none(), "a response lacks its last fragment");
                 check_progress(client, &self.store, self.hub.revision().max(client.next - 1));
             }

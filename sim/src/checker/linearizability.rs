@@ -39,6 +39,9 @@ pub fn replay(
 ) -> Result<(Ruling, Model), Violation> {
     let mut replay = Replay::new(&history.operations)?;
     replay.hints.clone_from(hints);
+    replay.ends = history.leases.deletions();
+    let last_end = replay.ends.last_key_value().map_or(1, |(revision, _)| *revision);
+    replay.highest = replay.highest.max(last_end);
     replay.see_streams(&history.streams);
     replay.check_refusals()?;
     let ruling = replay.run()?;
@@ -63,6 +66,8 @@ struct Replay<'a> {
     model: Model,
     /// The acknowledged write of each revision.
     writes: BTreeMap<i64, usize>,
+    /// The lease whose end made each of these revisions.
+    ends: BTreeMap<i64, i64>,
     /// The acknowledged operations that saw the state of each revision without writing.
     reads: BTreeMap<i64, Vec<usize>>,
     /// Writes with an unknown outcome, by the moment of their call.
@@ -86,6 +91,7 @@ impl<'a> Replay<'a> {
             operations,
             model: Model::default(),
             writes: BTreeMap::new(),
+            ends: BTreeMap::new(),
             reads: BTreeMap::new(),
             unknown: Vec::new(),
             observed: BTreeMap::new(),
@@ -196,9 +202,10 @@ impl<'a> Replay<'a> {
         self.check_reads(1)?;
         while self.model.revision() < self.highest {
             let next = self.model.revision() + 1;
-            let step = match self.writes.get(&next) {
-                Some(i) => self.replay_write(next, *i),
-                None => {
+            let step = match (self.writes.get(&next), self.ends.get(&next)) {
+                (Some(i), None) => self.replay_write(next, *i),
+                (write, Some(lease)) => self.replay_end(next, *lease, write.copied()),
+                (None, None) => {
                     let candidates = self.candidates(next);
                     gaps.push(Gap { revision: next, candidates, tried: 0 });
                     self.fill(&mut gaps)
@@ -321,6 +328,20 @@ impl<'a> Replay<'a> {
         self.check_reads(revision)
     }
 
+    /// The end of a lease deletes its keys in a revision of its own.
+    fn replay_end(&mut self, at: i64, lease: i64, write: Option<usize>) -> Result<(), Violation> {
+        if let Some(i) = write {
+            return Err(self.violation(i, &format!("lease {lease:x} ended in the same revision")));
+        }
+        self.model.end_lease(lease);
+        if self.model.revision() != at {
+            let text = format!("lease {lease:x} ended in revision {at} and had no keys");
+            return Err(Violation::new(Guarantee::Linearizability, None, text));
+        }
+        self.shows_observed(at)?;
+        self.check_reads(at)
+    }
+
     /// Everything that was read at `revision` must match the model there.
     fn check_reads(&mut self, revision: i64) -> Result<(), Violation> {
         let Some(reads) = self.reads.get(&revision) else { return Ok(()) };
@@ -417,7 +438,10 @@ impl<'a> Replay<'a> {
                         return Err(self.violation(i, &text));
                     }
                 }
-                Outcome::Failed(_) | Outcome::Unknown(_) => {}
+                // Whether the lease was there is for the checker of leases to say.
+                Outcome::Refused(Refusal::LeaseNotFound)
+                | Outcome::Failed(_)
+                | Outcome::Unknown(_) => {}
             }
         }
         Ok(())
@@ -477,7 +501,8 @@ fn describe(i: usize, operation: &Operation) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::checker::watch::{Delivery, WatchEvent};
+    use crate::checker::lease::LeaseEnd;
+    use crate::checker::watch::{Delivery, Filter, WatchEvent};
     use crate::model::{Delete, Put, Range, Span};
 
     /// A writer of histories: every operation is carried out by a model, so that what it answers is
@@ -537,7 +562,7 @@ mod tests {
     }
 
     fn put(key: &str, value: &str) -> Request {
-        Request::Put(Put { key: key.into(), value: value.into(), prev_kv: false })
+        Request::Put(Put::of(key, value))
     }
 
     fn get(key: &str) -> Request {
@@ -572,15 +597,23 @@ mod tests {
         s.unknown(put("a", "2"), false);
         s.unknown(put("b", "3"), true);
         let kv = s.model.get("b", 3).expect("it was applied").clone();
-        let event = WatchEvent { key: "b".into(), revision: 3, kv: Some(kv) };
+        let event = WatchEvent { key: "b".into(), revision: 3, kv: Some(kv), prev: None };
         let delivery = Delivery { at: 99, events: vec![event], progress: None };
-        let span = Span::all();
-        let (start, deliveries) = (3, vec![delivery]);
-        let stream = Stream { client: 9, member: 0, span, start, deliveries, owed: None };
+        let stream = Stream {
+            client: 9,
+            member: 0,
+            span: Span::all(),
+            filter: Filter::None,
+            prev_kv: false,
+            start: 3,
+            deliveries: vec![delivery],
+            owed: None,
+            cut_off: None,
+        };
         s.history.streams.push(stream.clone());
         let (ruling, model) = replay(&s.history, &BTreeMap::new()).expect("a true history");
         assert_eq!(ruling, Ruling::Consistent);
-        crate::checker::watch::check(&model, &stream).expect("the write explains the event");
+        crate::checker::watch::check(&model, &[], &stream).expect("the write explains the event");
     }
 
     #[test]
@@ -687,6 +720,30 @@ mod tests {
         let i = s.done(old(2));
         s.reply(i);
         s.rejected("had been compacted");
+    }
+
+    #[test]
+    fn the_end_of_a_lease_is_a_write_of_its_own() {
+        let attach = |key: &str, lease| Request::Put(Put { lease, ..Put::of(key, "v") });
+        let mut s = Story::new();
+        s.done(attach("a", 7));
+        s.done(attach("b", 7));
+        s.done(put("c", "1"));
+        s.model.end_lease(7);
+        s.done(Request::Range(Range::of(Span::all())));
+        s.rejected("revision 5");
+        let end = |revision, keys| LeaseEnd { id: 7, revision, keys, ..LeaseEnd::default() };
+        s.history.leases.ends = vec![end(5, 2)];
+        s.accepted();
+        // It may not take a revision without keys, nor share one, nor leave a key behind.
+        s.history.leases.ends = vec![end(5, 2), end(6, 0)];
+        s.accepted();
+        s.done(put("d", "1"));
+        s.history.leases.ends = vec![end(5, 2), end(6, 1)];
+        s.rejected("in the same revision");
+        s.history.leases.ends = vec![end(5, 2)];
+        s.history.operations.remove(0);
+        s.rejected("no write");
     }
 
     #[test]

@@ -7,16 +7,20 @@ use crate::history::Nanos;
 
 /// Leadership: it stays where nothing calls for a change, and moves away from who can't lead.
 pub mod leadership;
+/// Leases: never gone too early, never too late.
+pub mod lease;
 /// Linearizability: operations take effect once, between call and return, in revision order.
 pub mod linearizability;
 /// Liveness: once the faults are over, the healed members elect, write, read and agree.
 pub mod liveness;
+/// Locks and elections: one holder at a time.
+pub mod lock;
 /// Raft: election safety, state-machine safety, monotonic state, durable commits.
 pub mod raft;
 /// An independent judge of short histories, which does not look at revisions.
 pub mod search;
 
-/// Watch: what a stream delivers is ordered, unique, atomic and complete.
+/// Watch: what a stream delivers is ordered, unique, atomic, resumable, reliable, bookmarkable.
 pub mod watch;
 
 /// The promises that are checked. The names are printed in verdicts and in the mutants' table.
@@ -31,6 +35,21 @@ pub enum Guarantee {
     /// One member at a time, one change at a time, and who is removed never comes back.
     MembershipSafety,
     Watch,
+    // Watch; `watch` says what each of them means.
+    Ordered,
+    Unique,
+    Atomic,
+    Resumable,
+    Reliable,
+    Bookmarkable,
+    PrevKv,
+    Filtered,
+    /// A lease is never gone while somebody asked for it in time.
+    LeaseLower,
+    /// A lease is gone soon after nobody does.
+    LeaseUpper,
+    /// The writes of those who hold a lock, one after the other, never interleave.
+    LockFencing,
     Liveness,
     ReplicasAgree,
     /// Leadership changes where it has to, and only there.

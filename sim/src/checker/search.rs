@@ -107,9 +107,8 @@ mod tests {
             let key = *stream.pick(&["a", "b"]);
             let request = match stream.below(4) {
                 0 | 1 => Request::Put(Put {
-                    key: key.into(),
-                    value: format!("v{n}"),
                     prev_kv: stream.chance(300),
+                    ..Put::of(key, format!("v{n}"))
                 }),
                 2 => Request::Delete(Delete { span: Span::one(key), prev_kv: true }),
                 _ => Request::Range(Range::of(Span::all())),
@@ -132,7 +131,7 @@ mod tests {
             operations.push(Operation { client, member: 0, request, called, returned, outcome });
         }
         operations.sort_by_key(|o| o.returned);
-        History { operations, streams: Vec::new() }
+        History { operations, ..History::default() }
     }
 
     fn falsify(history: &mut History, stream: &mut Stream) {

@@ -1,12 +1,24 @@
-//! Watch: what a stream delivers is ordered, unique, atomic and complete.
+//! Watch: what a stream delivers is ordered, unique, atomic, resumable, reliable and bookmarkable.
 //!
 //! The replay of the history gives the true changes of every revision. Each stream is held against
 //! them from its first revision to the last one that it showed, so a client that resumes at the
 //! revision after the last one it saw misses nothing and sees nothing twice.
+//!
+//! | guarantee | an event ... |
+//! |---|---|
+//! | Ordered | never comes behind one of a later place |
+//! | Unique | never comes twice |
+//! | Atomic | comes in the same message as all others of its revision |
+//! | Resumable | is the first that was due from the revision asked for |
+//! | Reliable | is true, and none before it is missing |
+//! | Bookmarkable | never comes, and is never missing, behind a promise that covers it |
+//! | PrevKv | shows the version that it ended |
+//! | Filtered | is of a kind that was asked for |
 
 use super::{Guarantee, Violation};
 use crate::history::Nanos;
 use crate::model::{KeyValue, Model, Span};
+use std::collections::BTreeSet;
 
 /// One change, as a watcher was told of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -15,6 +27,8 @@ pub struct WatchEvent {
     pub revision: i64,
     /// `None` is a deletion.
     pub kv: Option<KeyValue>,
+    /// The version before, if there was one and it was told.
+    pub prev: Option<KeyValue>,
 }
 
 /// One message of a stream.
@@ -26,18 +40,42 @@ pub struct Delivery {
     pub progress: Option<i64>,
 }
 
+/// Which changes a watcher does not want.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Filter {
+    #[default]
+    None,
+    NoPut,
+    NoDelete,
+}
+
+impl Filter {
+    fn passes(self, event: &WatchEvent) -> bool {
+        match self {
+            Filter::None => true,
+            Filter::NoPut => event.kv.is_none(),
+            Filter::NoDelete => event.kv.is_some(),
+        }
+    }
+}
+
 /// What one stream delivered.
 #[derive(Clone, Debug)]
 pub struct Stream {
     pub client: u64,
     pub member: usize,
     pub span: Span,
+    pub filter: Filter,
+    /// The watcher asked for the version before each event.
+    pub prev_kv: bool,
     /// The first revision that the watcher is owed.
     pub start: i64,
     pub deliveries: Vec<Delivery>,
     /// The revision up to which everything had to be there when the stream was closed, if the
     /// harness waited for it.
     pub owed: Option<i64>,
+    /// When it was canceled although nobody had asked for that.
+    pub cut_off: Option<Nanos>,
 }
 
 impl Stream {
@@ -48,49 +86,123 @@ impl Stream {
         };
         self.deliveries.iter().map(of).max().unwrap_or(0).max(self.start - 1)
     }
+
+    fn broken(&self, guarantee: Guarantee, at: Option<Nanos>, text: &str) -> Violation {
+        let who = format!("watcher {} at member {}", self.client, self.member);
+        Violation::new(guarantee, at, format!("{who}: {text}"))
+    }
 }
 
-/// Judges one stream against the true changes in `model`.
-pub fn check(model: &Model, stream: &Stream) -> Result<(), Violation> {
-    let last = stream.owed.unwrap_or(0).max(stream.seen()).min(model.revision());
-    let due = |revision| model.changes(revision, &stream.span);
-    let mut expected = (stream.start..=last).flat_map(due).peekable();
-    let mut reached = stream.start - 1;
+/// Judges one stream against the true changes in `model`. `compactions` are the revisions of the
+/// compactions that were asked for, each with the moment of the call.
+pub fn check(
+    model: &Model,
+    compactions: &[(Nanos, i64)],
+    stream: &Stream,
+) -> Result<(), Violation> {
+    if let Some(at) = stream.cut_off {
+        return Err(stream.broken(Guarantee::Reliable, Some(at), "canceled without being asked"));
+    }
+    order(stream)?;
+    truth(model, compactions, stream)?;
+    completeness(model, stream)
+}
+
+/// What the deliveries say by themselves: order, repetitions, split revisions, broken promises.
+fn order(stream: &Stream) -> Result<(), Violation> {
+    let mut seen: BTreeSet<(i64, &str)> = BTreeSet::new();
+    let (mut reached, mut promised) = (0, stream.start - 1);
     for delivery in &stream.deliveries {
-        let fail = |text: String| {
-            let who = format!("watcher {} at member {}", stream.client, stream.member);
-            Err(Violation::new(Guarantee::Watch, Some(delivery.at), format!("{who}: {text}")))
-        };
-        let first = delivery.events.first().map_or(i64::MAX, |e| e.revision);
-        if first <= reached {
-            return fail(format!("revision {first} after {reached} was delivered or promised"));
-        }
+        let fail =
+            |guarantee, text: String| Err(stream.broken(guarantee, Some(delivery.at), &text));
+        let before = reached;
         for event in &delivery.events {
-            match expected.next() {
-                Some(due) if due == *event => {}
-                Some(due) => return fail(format!("{event:?} where {due:?} was due")),
-                None => return fail(format!("{event:?}, which no write explains")),
+            let revision = event.revision;
+            if !seen.insert((revision, &event.key)) {
+                return fail(Guarantee::Unique, format!("{event:?} came twice"));
             }
-            reached = event.revision;
+            if revision < stream.start {
+                let start = stream.start;
+                return fail(Guarantee::Resumable, format!("{event:?} before the start {start}"));
+            }
+            if revision <= promised {
+                let text = format!("{event:?} after the promise of {promised}");
+                return fail(Guarantee::Bookmarkable, text);
+            }
+            if revision < reached {
+                return fail(Guarantee::Ordered, format!("{event:?} after revision {reached}"));
+            }
+            if revision == before {
+                return fail(Guarantee::Atomic, format!("{event:?} in a message of its own"));
+            }
+            reached = revision;
         }
-        if let Some(due) = expected.peek() {
-            if due.revision == reached {
-                return fail(format!("revision {reached} is split, {due:?} is missing"));
-            }
-            if delivery.progress.is_some_and(|progress| due.revision <= progress) {
-                return fail(format!("{delivery:?} promises {due:?}, which was not delivered"));
-            }
-        }
-        reached = reached.max(delivery.progress.unwrap_or(0));
+        promised = promised.max(delivery.progress.unwrap_or(0));
     }
-    match expected.next() {
-        Some(due) => {
-            let who = format!("watcher {} at member {}", stream.client, stream.member);
-            let text = format!("{who}: {due:?} was never delivered");
-            Err(Violation::new(Guarantee::Watch, None, text))
+    Ok(())
+}
+
+/// What each event says.
+fn truth(model: &Model, compactions: &[(Nanos, i64)], stream: &Stream) -> Result<(), Violation> {
+    for delivery in &stream.deliveries {
+        let fail =
+            |guarantee, text: String| Err(stream.broken(guarantee, Some(delivery.at), &text));
+        for event in &delivery.events {
+            if !stream.filter.passes(event) {
+                return fail(Guarantee::Filtered, format!("{event:?}, which was not wanted"));
+            }
+            let true_events = model.changes(event.revision, &stream.span);
+            let Some(due) = true_events.into_iter().find(|due| due.key == event.key) else {
+                return fail(Guarantee::Reliable, format!("{event:?}, which no write explains"));
+            };
+            if due.kv != event.kv {
+                return fail(Guarantee::Reliable, format!("{event:?} where {due:?} was due"));
+            }
+            let expected = due.prev.filter(|_| stream.prev_kv);
+            let forgotten = event.prev.is_none()
+                && compactions.iter().any(|(at, r)| *at <= delivery.at && *r >= event.revision);
+            if event.prev != expected && !forgotten {
+                let text = format!("{event:?}, but the version before was {expected:?}");
+                return fail(Guarantee::PrevKv, text);
+            }
         }
-        None => Ok(()),
     }
+    Ok(())
+}
+
+/// That nothing is missing, and that the order within a revision is that of the writes.
+fn completeness(model: &Model, stream: &Stream) -> Result<(), Violation> {
+    let delivered: Vec<&WatchEvent> = stream.deliveries.iter().flat_map(|d| &d.events).collect();
+    let shown: BTreeSet<i64> = delivered.iter().map(|event| event.revision).collect();
+    let promised = stream.deliveries.iter().filter_map(|d| d.progress.map(|p| (p, d.at)));
+    let promise = promised.max();
+    let last = stream.owed.unwrap_or(0).max(stream.seen()).min(model.revision());
+    let due = (stream.start..=last).flat_map(|revision| model.changes(revision, &stream.span));
+    let mut next = delivered.iter();
+    for due in due.filter(|due| stream.filter.passes(due)) {
+        let missing = |guarantee, at| {
+            Err(stream.broken(guarantee, at, &format!("{due:?} was never delivered")))
+        };
+        if next.clone().next().is_some_and(|e| e.revision == due.revision && e.key == due.key) {
+            next.next();
+            continue;
+        }
+        if delivered.iter().any(|e| e.revision == due.revision && e.key == due.key) {
+            let text = format!("{due:?} is not in the order of the writes");
+            return Err(stream.broken(Guarantee::Ordered, None, &text));
+        }
+        if shown.contains(&due.revision) {
+            return missing(Guarantee::Atomic, None);
+        }
+        if let Some((_, at)) = promise.filter(|(promise, _)| due.revision <= *promise) {
+            return missing(Guarantee::Bookmarkable, Some(at));
+        }
+        if shown.first().is_some_and(|first| due.revision < *first) {
+            return missing(Guarantee::Resumable, None);
+        }
+        return missing(Guarantee::Reliable, None);
+    }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -99,7 +211,7 @@ mod tests {
     use crate::model::{Delete, Put, Request, Txn};
 
     fn put(key: &str, value: &str) -> Request {
-        Request::Put(Put { key: key.into(), value: value.into(), prev_kv: false })
+        Request::Put(Put::of(key, value))
     }
 
     fn world() -> Model {
@@ -117,47 +229,84 @@ mod tests {
     fn truth(model: &Model) -> Stream {
         let span = Span { key: "a".into(), end: "c".into() };
         let delivery =
-            |revision| Delivery { at: 0, events: model.changes(revision, &span), progress: None };
+            |revision| Delivery { at: 7, events: model.changes(revision, &span), progress: None };
         let mut deliveries: Vec<Delivery> = [2, 4, 5].into_iter().map(delivery).collect();
-        deliveries.push(Delivery { at: 0, events: vec![], progress: Some(5) });
+        deliveries.push(Delivery { at: 7, events: vec![], progress: Some(5) });
         deliveries.push(delivery(6));
-        Stream { client: 0, member: 0, span, start: 2, deliveries, owed: Some(6) }
+        Stream {
+            client: 0,
+            member: 0,
+            span,
+            filter: Filter::None,
+            prev_kv: true,
+            start: 2,
+            deliveries,
+            owed: Some(6),
+            cut_off: None,
+        }
     }
 
     #[test]
     fn a_true_stream_passes() {
         let model = world();
-        check(&model, &truth(&model)).expect("true");
+        check(&model, &[], &truth(&model)).expect("true");
         // Without the promise of an end it may stop anywhere between two revisions.
         let mut cut = truth(&model);
         cut.owed = None;
         cut.deliveries.truncate(2);
-        check(&model, &cut).expect("true so far");
+        check(&model, &[], &cut).expect("true so far");
+        // A filter leaves out what it says, and a revision may be empty for it.
+        let mut filtered = truth(&model);
+        filtered.filter = Filter::NoPut;
+        filtered.deliveries.iter_mut().for_each(|d| d.events.retain(|e| e.kv.is_none()));
+        check(&model, &[], &filtered).expect("true to its filter");
+        // What a compaction has taken cannot be told.
+        let mut forgotten = truth(&model);
+        forgotten.deliveries[2].events[0].prev = None;
+        check(&model, &[(3, 5)], &forgotten).expect("compacted");
+        check(&model, &[(3, 4)], &forgotten).expect_err("not compacted so far");
+        check(&model, &[(8, 5)], &forgotten).expect_err("compacted later");
     }
 
     #[test]
-    fn false_streams_are_rejected() {
+    fn each_false_stream_is_rejected_under_its_name() {
         let model = world();
-        let rejected = |change: &dyn Fn(&mut Stream)| {
+        let rejected = |guarantee, change: &dyn Fn(&mut Stream)| {
             let mut stream = truth(&model);
             change(&mut stream);
-            check(&model, &stream).expect_err("a false stream");
+            let violation = check(&model, &[], &stream).expect_err("a false stream");
+            assert_eq!(violation.guarantee, guarantee, "{violation}");
         };
-        rejected(&|s| drop(s.deliveries.remove(0)));
-        rejected(&|s| drop(s.deliveries.remove(1)));
-        rejected(&|s| drop(s.deliveries.pop()));
-        rejected(&|s| s.deliveries.swap(0, 1));
-        rejected(&|s| s.deliveries.push(s.deliveries[0].clone()));
-        rejected(&|s| s.deliveries.insert(1, s.deliveries[0].clone()));
-        rejected(&|s| drop(s.deliveries[1].events.pop()));
-        rejected(&|s| s.deliveries[1].events.swap(0, 1));
-        rejected(&|s| s.deliveries[0].events[0].kv = None);
-        rejected(&|s| s.deliveries[2].events[0].revision = 6);
-        rejected(&|s| s.deliveries[3].progress = Some(6));
-        rejected(&|s| {
+        rejected(Guarantee::Resumable, &|s| {
+            s.deliveries.remove(3);
+            s.deliveries.remove(0);
+        });
+        rejected(Guarantee::Resumable, &|s| s.start = 3);
+        rejected(Guarantee::Bookmarkable, &|s| drop(s.deliveries.remove(1)));
+        rejected(Guarantee::Bookmarkable, &|s| s.deliveries[3].progress = Some(6));
+        rejected(Guarantee::Reliable, &|s| {
+            s.deliveries.remove(3);
+            s.deliveries.remove(1);
+        });
+        rejected(Guarantee::Reliable, &|s| drop(s.deliveries.pop()));
+        rejected(Guarantee::Reliable, &|s| s.deliveries[0].events[0].kv = None);
+        rejected(Guarantee::Reliable, &|s| s.cut_off = Some(5));
+        rejected(Guarantee::Ordered, &|s| s.deliveries.swap(0, 1));
+        rejected(Guarantee::Ordered, &|s| s.deliveries[1].events.swap(0, 1));
+        rejected(Guarantee::Unique, &|s| s.deliveries.push(s.deliveries[0].clone()));
+        rejected(Guarantee::Unique, &|s| s.deliveries.insert(1, s.deliveries[0].clone()));
+        rejected(Guarantee::Atomic, &|s| drop(s.deliveries[1].events.pop()));
+        rejected(Guarantee::Atomic, &|s| {
             let late = s.deliveries[1].events.pop().expect("two events");
             let at = s.deliveries[1].at;
             s.deliveries.insert(2, Delivery { at, events: vec![late], progress: None });
         });
+        rejected(Guarantee::PrevKv, &|s| s.deliveries[2].events[0].prev = None);
+        rejected(Guarantee::PrevKv, &|s| {
+            let version = s.deliveries[0].events[0].kv.clone();
+            s.deliveries[2].events[0].prev = version;
+        });
+        rejected(Guarantee::PrevKv, &|s| s.prev_kv = false);
+        rejected(Guarantee::Filtered, &|s| s.filter = Filter::NoDelete);
     }
 }

@@ -4,9 +4,12 @@
 use super::platters;
 use super::watcher::Ending;
 use crate::checker::leadership::{Ailing, Elected};
+use crate::checker::lease::{Clocks, Closing, LeaseCall, LeaseEnd, LeaseGrant};
+use crate::checker::lock::{Observed, Turn};
 use crate::checker::raft::{Configuration, Fact, Raft, Seats};
 use crate::checker::watch::Stream;
 use crate::checker::{Guarantee, Violation};
+use crate::clock::SimClock;
 use crate::disk::SimDisk;
 use crate::history::{History, Nanos, Operation, Outcome, Refusal};
 use crate::marks::Marks;
@@ -14,10 +17,11 @@ use crate::model::{Answer, Request};
 use crate::outcome::Figures;
 use crate::timeline::record::{Happening, Loss, What};
 use crate::trace::Trace;
+use detcd::env::clock::Clock;
 use detcd::env::recorder::{Event, Recorder, RoleName};
 use detcd::env::signal::Signal;
 use detcd::raft::message::Entry;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Arguments;
 use std::sync::{Arc, Mutex, MutexGuard};
 use tokio::time::Instant;
@@ -67,6 +71,12 @@ pub struct Book {
     pub released: BTreeMap<u64, Entry>,
     /// What a timeline is made of, if one is wanted.
     pub happenings: Option<Vec<Happening>>,
+    /// What must be true of leases in the end.
+    pub closing: Option<Closing>,
+    /// The facts of leases that some member has applied: the index and the id.
+    leased: BTreeSet<(u64, i64)>,
+    /// The clocks of the members.
+    clocks: Vec<SimClock>,
     ids: BTreeMap<u64, usize>,
     founders: usize,
 }
@@ -100,6 +110,9 @@ impl SharedBook {
             released: BTreeMap::new(),
             happenings: keep_trace.then(Vec::new),
             founders: ids.len(),
+            closing: None,
+            leased: BTreeSet::new(),
+            clocks: Vec::new(),
             ids,
         };
         SharedBook {
@@ -152,6 +165,39 @@ impl SharedBook {
     /// Enters what a watcher was told over one stream.
     pub fn streamed(&self, stream: Stream) {
         self.lock().history.streams.push(stream);
+    }
+
+    /// Says which clocks the members have.
+    pub fn set_clocks(&self, clocks: Vec<SimClock>) {
+        self.lock().clocks = clocks;
+    }
+
+    /// What the members' clocks show.
+    pub fn clocks(&self) -> Clocks {
+        let nanos = |clock: &SimClock| clock.now().since_start().as_nanos();
+        let shown = |clock| u64::try_from(nanos(clock)).expect("a run is shorter than 500 years");
+        self.lock().clocks.iter().map(shown).collect()
+    }
+
+    /// Enters what a client was told about a lease.
+    pub fn leased(&self, call: LeaseCall) {
+        let (member, id, ask) = (call.member, call.id, call.ask);
+        self.line(format_args!(
+            "c{} <- m{member} lease {id:x} {ask:?} -> {:?}",
+            call.client, call.told
+        ));
+        self.lock().history.leases.calls.push(call);
+    }
+
+    /// Enters that a client was told that its turn has come.
+    pub fn took_turn(&self, turn: Turn) {
+        self.line(format_args!("c{} has its turn with {}", turn.client, turn.key));
+        self.lock().history.queues.turns.push(turn);
+    }
+
+    /// Enters what an observer of an election was told.
+    pub fn observed(&self, observed: Observed) {
+        self.lock().history.queues.observed.push(observed);
     }
 
     /// Completes when a guarantee is broken.
@@ -374,6 +420,24 @@ impl SharedBook {
         }
     }
 
+    fn record_lease(&self, at: Nanos, member: usize, event: &Event) {
+        match *event {
+            Event::LeaseGranted { index, id, ttl, revision } => {
+                self.line(format_args!("m{member} grants lease {id:x} for {ttl} s"));
+                self.lock().granted(LeaseGrant { id, index, revision, ttl, at });
+            }
+            Event::LeaseEnded { index, term, id, keys, revision, expired } => {
+                let how = if expired { "expires" } else { "revokes" };
+                self.line(format_args!("m{member} {how} lease {id:x} with {keys} keys"));
+                let clocks = self.clocks();
+                let mut book = self.lock();
+                let leader = book.elected.iter().rev().find(|e| e.term == term).map(|e| e.member);
+                book.ended(LeaseEnd { id, index, revision, keys, expired, at, clocks, leader });
+            }
+            _ => unreachable!("the caller has matched the event"),
+        }
+    }
+
     fn record(&self, member: usize, event: &Event) {
         let at = self.now();
         if !matches!(event, Event::Proposed { .. } | Event::RoundTrip { .. }) {
@@ -433,12 +497,8 @@ impl SharedBook {
                 let (index, term, commit, applied) = (*index, *term, *commit, *applied);
                 self.fact(member, Fact::ChangeProposed { index, term, commit, applied });
             }
-            Event::LeaseGranted { id, ttl, .. } => {
-                self.line(format_args!("m{member} grants lease {id:x} for {ttl} s"));
-            }
-            Event::LeaseEnded { id, keys, expired, .. } => {
-                let how = if *expired { "expires" } else { "revokes" };
-                self.line(format_args!("m{member} {how} lease {id:x} with {keys} keys"));
+            Event::LeaseGranted { .. } | Event::LeaseEnded { .. } => {
+                self.record_lease(at, member, event);
             }
             Event::Checkpointed { .. } | Event::Rewritten { .. } | Event::Installed { .. } => {
                 self.runs_changed(member, event);
@@ -465,6 +525,29 @@ impl SharedBook {
 }
 
 impl Book {
+    fn granted(&mut self, grant: LeaseGrant) {
+        if !self.leased.insert((grant.index, grant.id)) {
+            return;
+        }
+        if self.history.leases.grants.iter().any(|before| before.id == grant.id) {
+            self.marks.reach("lease granted again");
+        }
+        self.history.leases.grants.push(grant);
+    }
+
+    fn ended(&mut self, end: LeaseEnd) {
+        if !self.leased.insert((end.index, end.id)) {
+            return;
+        }
+        self.marks.reach(if end.expired { "lease expired" } else { "lease revoked" });
+        let granted = self.history.leases.grants.iter().rev().find(|grant| grant.id == end.id);
+        let elected = end.leader.map_or(0, |leader| self.members[leader].elected_at);
+        if end.expired && granted.is_some_and(|grant| grant.at < elected) {
+            self.marks.reach("lease carried over to another leader");
+        }
+        self.history.leases.ends.push(end);
+    }
+
     fn note_marks(&mut self, operation: &Operation) {
         let newest = self.acknowledged_revision;
         match (&operation.request, &operation.outcome) {

@@ -17,7 +17,7 @@ use detcd::env::disk::Disk;
 use detcd::membership::member_id;
 use detcd::server::handle::Handle as ServerHandle;
 use detcd::server::reconfig_check::MembershipOptions;
-use detcd::server::shared::CheckpointOptions;
+use detcd::server::shared::{CheckpointOptions, Limits};
 use detcd::server::{Server, ServerConfig, serve_peers};
 use madsim::net::NetSim;
 use madsim::runtime::Handle;
@@ -155,7 +155,8 @@ impl Cluster {
                 .build();
             Member { node: node.id(), seat }
         };
-        let members = (0..plan.seats()).map(member).collect();
+        let members: Vec<Member> = (0..plan.seats()).map(member).collect();
+        book.set_clocks(members.iter().map(|member| member.seat.clock.clone()).collect());
         let inner = Inner {
             runtime,
             net: NetSim::current(),
@@ -597,6 +598,8 @@ impl Seat {
                 0 => AutoCompaction::Off,
                 ms => AutoCompaction::Periodic(Duration::from_millis(ms)),
             },
+            progress_notify_interval: Duration::from_millis(options.election_ms),
+            limits: Limits { watch_queue_items: options.watch_queue, ..Limits::default() },
             ..ServerConfig::default()
         }
     }

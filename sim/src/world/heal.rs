@@ -4,6 +4,7 @@ use super::client::Caller;
 use super::cluster::Cluster;
 use super::faults::usual_latency;
 use super::operator;
+use crate::checker::lease::Closing;
 use crate::checker::liveness::{CoreMember, Healing};
 use crate::history::{Nanos, Outcome};
 use crate::model::{Put, Range, Request, Span};
@@ -15,6 +16,11 @@ use std::time::Duration;
 
 /// How long one attempt of a probe may take.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(1);
+/// How long a message may be on its way after its link was healed: the network's longest pause
+/// between two tries.
+const DELAYED_MS_MAX: u64 = 10_000;
+/// The longest TTL that is granted in a run.
+const LEASE_MS_MAX: u64 = 3_000;
 /// Old states that are read at the most, to explain writes of unknown outcome.
 const OLD_STATES_MAX: usize = 300;
 
@@ -69,6 +75,9 @@ pub async fn heal(cluster: &Cluster) -> Healing {
     }
     for probe in probes {
         healing.core.push(probe.await.expect("a probe does not panic"));
+    }
+    if cluster.plan().workload.has_leases() {
+        wait_for_leases(cluster, step).await;
     }
     let until = cluster.book().now() + healing.limit;
     wait_until(cluster, until, step, || at_rest(cluster, &core)).await;
@@ -191,6 +200,25 @@ async fn wait_until(
     }
 }
 
+/// Waits until every lease has ended, as each must once nobody renews it.
+async fn wait_for_leases(cluster: &Cluster, step: Duration) {
+    let options = &cluster.plan().options;
+    // The holders end with the faults, but for their last calls.
+    let last_calls = cluster.plan().workload.timeout_ms;
+    // A new leader may be elected, the deadlines are looked at twice a second, and a renewal may
+    // still be on its way from before the links were healed.
+    let margin_ms = options.election_ms * 4 + 1_000 + DELAYED_MS_MAX;
+    let book = cluster.book();
+    let healed_at = book.now();
+    let wait_ms = last_calls + LEASE_MS_MAX + margin_ms + 1_000;
+    let until = healed_at + wait_ms * 1_000_000;
+    let none_left = || book.lock().history.leases.alive().next().is_none();
+    tokio::time::sleep(Duration::from_millis(last_calls.min(1_000))).await;
+    wait_until(cluster, until, step, none_left).await;
+    let (at, margin) = (book.now(), margin_ms * 1_000_000);
+    book.lock().closing = Some(Closing { at, healed_at, margin });
+}
+
 fn agreed_leader(cluster: &Cluster, core: &[usize]) -> bool {
     let book = cluster.book().lock();
     let Some(leader) = book.members[core[0]].leader else { return false };
@@ -228,7 +256,7 @@ async fn probe(cluster: Cluster, member: usize, limit: Nanos) -> CoreMember {
         attempt += 1;
         let request = if seen.wrote_at.is_none() {
             let value = format!("probe-{member}-{attempt}");
-            Request::Put(Put { key: "probe".into(), value, prev_kv: false })
+            Request::Put(Put::of("probe", value))
         } else {
             Request::Range(Range::of(Span::one("probe")))
         };

@@ -16,6 +16,10 @@ pub mod cluster;
 pub mod faults;
 /// After the faults.
 pub mod heal;
+/// Those who hold leases.
+pub mod lessee;
+/// Those who want locks and elections.
+pub mod locker;
 /// Members that come and go.
 pub mod membership;
 /// Who looks after quotas and alarms.
@@ -27,8 +31,10 @@ pub mod slow_disk;
 /// The watchers.
 pub mod watcher;
 
-use crate::checker::{Guarantee, Violation, leadership, linearizability, liveness, watch};
+use crate::checker::{Guarantee, Violation, leadership, lease, linearizability, liveness};
+use crate::checker::{lock, watch};
 use crate::history;
+use crate::model::Model;
 use crate::options::Mode;
 use crate::outcome::Outcome;
 use crate::plan::Plan;
@@ -44,8 +50,11 @@ use tokio::time::Instant;
 
 /// A run that simulates longer than this hangs.
 const SIMULATED_MAX: Duration = Duration::from_secs(600);
-/// The nodes of the watchers come after those of all clients.
+/// The nodes of the watchers come after those of all clients and the operator; then come the
+/// others, each kind with room for as many as a plan has. The numbers stand in the history, too.
 const WATCHER_NODES: u64 = 100;
+const LESSEE_NODES: u64 = 120;
+const LOCKER_NODES: u64 = 140;
 /// How long a member stays down that a fault of its disk stopped, where the fault doesn't say.
 const DOWN_MS: u64 = 200;
 
@@ -67,15 +76,23 @@ async fn simulate(plan: Plan, keep_trace: bool) -> Outcome {
     let enroller = tokio::spawn(membership::enrol(cluster.clone()));
     let pruner = tokio::spawn(prune(cluster.clone()));
     let until = Instant::now() + Duration::from_millis(plan.duration_ms);
-    let clients: Vec<_> = (0..plan.workload.clients)
+    let mut clients: Vec<_> = (0..plan.workload.clients)
         .map(|client| {
             let life = client::run(plan.clone(), client, book.clone(), until);
             cluster.client_node(client).spawn(life)
         })
         .collect();
+    clients.extend((0..plan.workload.lessees).map(|lessee| {
+        let life = lessee::run(cluster.clone(), lessee, until);
+        cluster.client_node(LESSEE_NODES + lessee).spawn(life)
+    }));
+    clients.extend((0..plan.workload.lockers).map(|locker| {
+        let life = locker::run(cluster.clone(), locker, until);
+        cluster.client_node(LOCKER_NODES + locker).spawn(life)
+    }));
     let watchers: Vec<_> = (0..plan.workload.watchers)
         .map(|watcher| {
-            let life = watcher::run(plan.clone(), watcher, book.clone());
+            let life = watcher::run(cluster.clone(), watcher);
             cluster.client_node(WATCHER_NODES + watcher).spawn(life)
         })
         .collect();
@@ -218,8 +235,7 @@ fn judge(cluster: &Cluster) -> Outcome {
     match linearizability::replay(&book.history, &hints) {
         Ok((linearizability::Ruling::Consistent, model)) => {
             if violation.is_none() {
-                let judged = book.history.streams.iter().map(|s| watch::check(&model, s));
-                violation = judged.filter_map(Result::err).next();
+                violation = further(&book, &model).err();
             }
         }
         Ok((linearizability::Ruling::Inconclusive, _)) => inconclusive = true,
@@ -331,6 +347,19 @@ fn judge_leadership(plan: &Plan, book: &book::Book) -> Result<(), Violation> {
             leadership::stays(&book.elected, &core, begins, election * 3)
         }
     }
+}
+
+/// Everything that is judged by the true states.
+fn further(book: &book::Book, model: &Model) -> Result<(), Violation> {
+    let history = &book.history;
+    let compactions = history.compactions();
+    history.streams.iter().try_for_each(|s| watch::check(model, &compactions, s))?;
+    lease::check(history)?;
+    lease::check_keys(history, model)?;
+    if let Some(closing) = &book.closing {
+        lease::check_closing(&history.leases, closing)?;
+    }
+    lock::check(model, &history.queues)
 }
 
 /// Whether writes of unknown outcome were applied, and whether some were lost.

@@ -8,6 +8,7 @@ use crate::history::Outcome;
 use crate::wire;
 use detcd::apply::request::{Op, decode};
 use detcd::env::disk::Disk;
+use detcd::pb::etcdserverpb::request_op;
 use detcd::raft::message::EntryKind;
 use detcd::storage::checkpoint::{Recovery, recover};
 use detcd::storage::data_dir::DataDir;
@@ -61,7 +62,9 @@ pub fn hints(cluster: &Cluster, book: &Book) -> BTreeMap<i64, usize> {
             return None;
         }
         let made = decode(&entry.data).op?;
-        let (i, _) = unknown.iter().find(|(_, op)| *op == made)?;
+        let given_up = place_given_up(&made);
+        let same = |op: &Op| *op == made || given_up.as_ref() == Some(op);
+        let (i, _) = unknown.iter().find(|(_, op)| same(op))?;
         Some((revision, *i))
     };
     gaps.into_iter().filter_map(hint).collect()
@@ -95,6 +98,18 @@ fn found(cluster: &Cluster, member: usize) -> Option<Recovery> {
         Ok::<Recovery, StorageError>(found)
     };
     block_on(found).ok()
+}
+
+/// A service that gives up the place of a caller deletes its key, if it is still the one that it
+/// made; the history knows only of which key that may have been.
+fn place_given_up(op: &Op) -> Option<Op> {
+    let Op::Txn(txn) = op else { return None };
+    match txn.success.first()?.request.as_ref()? {
+        request_op::Request::RequestDeleteRange(delete) if txn.success.len() == 1 => {
+            Some(Op::DeleteRange(delete.clone()))
+        }
+        _ => None,
+    }
 }
 
 /// What the platter of a member holds at `index`.

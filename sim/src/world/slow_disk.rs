@@ -91,7 +91,7 @@ async fn write_on(cluster: Cluster, client: u64, demand: Demand) {
         }
         let member = (demand.stalled + 1 + attempt % (members - 1)) % members;
         let value = format!("stall-{client}-{attempt}");
-        let put = Put { key: "stall".into(), value, prev_kv: false };
+        let put = Put::of("stall", value);
         let outcome = caller.ask(member, Request::Put(put)).await;
         worked |= matches!(outcome, Outcome::Done(_)) && book.now() <= demand.limit;
         if !worked && book.now() > demand.limit && !book.is_broken() {

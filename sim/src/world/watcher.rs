@@ -1,19 +1,25 @@
 //! The watchers: each keeps a stream open over some keys, and resumes where the last one broke.
+//!
+//! Some are plain clients. Some follow Kubernetes' pattern: they list, watch from the revision of
+//! the list on, and list again once a compaction has overtaken them. Some are slow: they pull from
+//! the server's own handle and take their time, because the simulated streams never push back.
 
-use super::book::SharedBook;
-use super::client::client_address;
-use crate::checker::watch::{Delivery, Stream as Watched, WatchEvent};
-use crate::model::Span;
-use crate::plan::Plan;
+use super::WATCHER_NODES;
+use super::client::{Caller, client_address};
+use super::cluster::Cluster;
+use crate::checker::watch::{Delivery, Filter, Stream as Watched, WatchEvent};
+use crate::history::{Nanos, Outcome};
+use crate::model::{Range, Request, Span};
 use crate::random::Stream;
 use crate::wire;
-use bytes::Bytes;
 use detcd::pb::etcdserverpb::watch_client::WatchClient;
+use detcd::pb::etcdserverpb::watch_create_request::FilterType;
 use detcd::pb::etcdserverpb::watch_request::RequestUnion;
 use detcd::pb::etcdserverpb::{
-    WatchCreateRequest, WatchProgressRequest, WatchRequest, WatchResponse,
+    WatchCancelRequest, WatchCreateRequest, WatchProgressRequest, WatchRequest, WatchResponse,
 };
 use detcd::pb::mvccpb;
+use detcd::server::watch_stream::WatchSession;
 use std::time::Duration;
 use tokio::sync::mpsc;
 use tonic::transport::Endpoint;
@@ -22,6 +28,10 @@ use tonic::transport::Endpoint;
 const SILENCE: Duration = Duration::from_secs(3);
 /// Pause before a stream is opened again.
 const RETRY: Duration = Duration::from_millis(100);
+/// The longest pause of a slow reader.
+const SLOW_MS_MAX: u64 = 1_500;
+/// Stands for all watchers of a stream.
+const ALL_WATCHERS: i64 = -1;
 
 /// What the watchers are told when the faults are over.
 #[derive(Clone, Debug, Default)]
@@ -34,6 +44,16 @@ pub struct Ending {
     pub over: bool,
 }
 
+/// How a watcher lives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    Plain,
+    /// Lists, watches from there, and lists again.
+    Informer,
+    /// Pulls from the server's handle, with pauses.
+    Slow,
+}
+
 /// How a stream ended.
 enum End {
     Broken,
@@ -44,35 +64,51 @@ enum End {
 }
 
 /// One watcher's life.
-pub async fn run(plan: Plan, watcher: u64, book: SharedBook) {
+pub async fn run(cluster: Cluster, watcher: u64) {
+    let (plan, book) = (cluster.plan().clone(), cluster.book().clone());
     let mut chance = Stream::new(plan.seed, &format!("watcher/{watcher}"));
-    let key = format!("k{:02}", chance.below(plan.workload.keys));
-    let span = match chance.below(3) {
-        0 => Span::one(key),
-        1 => Span { key, end: "\0".into() },
-        _ => Span::all(),
-    };
+    let wish = Wish::draw(&mut chance, plan.workload.keys);
+    let kind = [Kind::Plain, Kind::Informer, Kind::Slow][chance.weighted(&[4, 3, 3])];
     // 0 is from the present on.
     let mut start = chance.below(2) as i64;
+    let mut listed = kind != Kind::Informer;
     loop {
         let ending = book.ending().get();
         let member = match ending.core.is_empty() {
             true => chance.below(plan.options.members as u64) as usize,
             false => *chance.pick(&ending.core),
         };
-        let mut life = Life { watcher, member, span: span.clone(), book: book.clone(), start };
-        let (watched, end) = life.stream(&mut chance).await;
-        let mut finished = false;
-        if let Some(mut watched) = watched {
-            finished = matches!(end, End::Finished);
-            start = watched.seen() + 1;
-            if finished {
-                watched.owed = Some(book.ending().get().owed);
-            }
-            book.streamed(watched);
+        if !listed && let Some(revision) = list(&cluster, watcher, member, &wish.span).await {
+            (start, listed) = (revision + 1, true);
         }
-        if let End::Compacted(revision) = end {
-            start = revision.max(start);
+        let mut finished = false;
+        if listed {
+            let mut life = Life {
+                watcher,
+                member,
+                wish: wish.clone(),
+                cluster: cluster.clone(),
+                start,
+                watched: None,
+                decoy: None,
+                cancel_sent: false,
+            };
+            let end = life.stream(kind, &mut chance).await;
+            finished = matches!(end, End::Finished) && life.watched.is_some();
+            let main = life.watched.take();
+            if let Some(mut watched) = main {
+                start = watched.seen() + 1;
+                if finished {
+                    watched.owed = Some(book.ending().get().owed);
+                }
+                book.streamed(watched);
+            }
+            life.decoy.take().into_iter().for_each(|decoy| book.streamed(decoy));
+            if let End::Compacted(revision) = end {
+                book.reach("watcher compacted");
+                start = revision.max(start);
+                listed = kind != Kind::Informer;
+            }
         }
         if finished || book.ending().get().over {
             return;
@@ -81,101 +117,266 @@ pub async fn run(plan: Plan, watcher: u64, book: SharedBook) {
     }
 }
 
-struct Life {
-    watcher: u64,
-    member: usize,
-    span: Span,
-    book: SharedBook,
-    start: i64,
+/// Reads what a watcher is about, and says at which revision.
+async fn list(cluster: &Cluster, watcher: u64, member: usize, span: &Span) -> Option<i64> {
+    let client = WATCHER_NODES + watcher;
+    let book = cluster.book().clone();
+    let mut caller = Caller::new(client, cluster.members(), Duration::from_secs(1), book);
+    match caller.ask(member, Request::Range(Range::of(span.clone()))).await {
+        Outcome::Done(reply) => Some(reply.revision),
+        Outcome::Refused(_) | Outcome::Failed(_) | Outcome::Unknown(_) => None,
+    }
 }
 
-impl Life {
-    /// Opens one stream and listens until it ends; nothing is returned if it was not created.
-    async fn stream(&mut self, chance: &mut Stream) -> (Option<Watched>, End) {
-        let uri = format!("http://{}", client_address(self.member));
+/// What a watcher wants to know.
+#[derive(Clone)]
+struct Wish {
+    span: Span,
+    prev_kv: bool,
+    filter: Filter,
+}
+
+impl Wish {
+    fn draw(chance: &mut Stream, keys: u64) -> Wish {
+        let key = format!("k{:02}", chance.below(keys));
+        let span = match chance.below(3) {
+            0 => Span::one(key),
+            1 => Span { key, end: "\0".into() },
+            _ => Span::all(),
+        };
+        let filter = [Filter::None, Filter::NoPut, Filter::NoDelete][chance.weighted(&[8, 1, 1])];
+        Wish { span, prev_kv: chance.chance(500), filter }
+    }
+
+    fn request(&self, start: i64) -> WatchCreateRequest {
+        let filters = match self.filter {
+            Filter::None => vec![],
+            Filter::NoPut => vec![FilterType::Noput as i32],
+            Filter::NoDelete => vec![FilterType::Nodelete as i32],
+        };
+        WatchCreateRequest {
+            key: wire::bytes(&self.span.key),
+            range_end: wire::bytes(&self.span.end),
+            start_revision: start,
+            progress_notify: true,
+            prev_kv: self.prev_kv,
+            filters,
+            ..Default::default()
+        }
+    }
+}
+
+/// A stream, over the network or pulled from the server itself.
+enum Source {
+    Remote(mpsc::Sender<WatchRequest>, tonic::Streaming<WatchResponse>),
+    Pulled(Box<WatchSession>),
+}
+
+impl Source {
+    async fn open(kind: Kind, cluster: &Cluster, member: usize) -> Option<Source> {
+        if kind == Kind::Slow {
+            let session = cluster.server(member)?.watch(false).ok()?;
+            return Some(Source::Pulled(Box::new(session)));
+        }
+        let uri = format!("http://{}", client_address(member));
         let endpoint = Endpoint::from_shared(uri).expect("an address is a valid URI");
         let mut client = WatchClient::new(endpoint.connect_lazy());
         let (requests, mut outgoing) = mpsc::channel(8);
-        let create = WatchCreateRequest {
-            key: Bytes::copy_from_slice(self.span.key.as_bytes()),
-            range_end: Bytes::copy_from_slice(self.span.end.as_bytes()),
-            start_revision: self.start,
-            progress_notify: true,
-            ..Default::default()
-        };
-        let first = WatchRequest { request_union: Some(RequestUnion::CreateRequest(create)) };
-        requests.send(first).await.expect("the queue is new");
         let outgoing = futures::stream::poll_fn(move |cx| outgoing.poll_recv(cx));
-        let Ok(Ok(response)) = tokio::time::timeout(SILENCE, client.watch(outgoing)).await else {
-            return (None, End::Broken);
-        };
-        let mut incoming = response.into_inner();
-        let began_at_end = !self.book.ending().get().core.is_empty();
-        let mut watched: Option<Watched> = None;
-        loop {
-            let ending = self.book.ending().get();
-            if ending.over {
-                return (watched, End::Finished);
-            }
-            let arrived = watched.as_ref().is_some_and(|w| w.seen() >= ending.owed);
-            if began_at_end && ending.owed > 0 && arrived {
-                return (watched, End::Finished);
-            }
-            // Everybody opens a stream anew once the faults are over.
-            if !began_at_end && !ending.core.is_empty() {
-                return (watched, End::Broken);
-            }
-            if chance.chance(100) || began_at_end {
-                let ask = RequestUnion::ProgressRequest(WatchProgressRequest {});
-                let _full = requests.try_send(WatchRequest { request_union: Some(ask) });
-            }
-            let patience = if began_at_end { RETRY } else { SILENCE };
-            let response = match tokio::time::timeout(patience, incoming.message()).await {
-                Ok(Ok(Some(response))) => response,
-                Ok(Ok(None) | Err(_)) => return (watched, End::Broken),
-                Err(_) if began_at_end => continue,
-                Err(_) => return (watched, End::Broken),
-            };
-            if response.canceled {
-                let compacted = response.compact_revision;
-                let end = if compacted > 0 { End::Compacted(compacted) } else { End::Broken };
-                return (watched, end);
-            }
-            self.take(&mut watched, response);
+        match tokio::time::timeout(SILENCE, client.watch(outgoing)).await {
+            Ok(Ok(response)) => Some(Source::Remote(requests, response.into_inner())),
+            Ok(Err(_)) | Err(_) => None,
         }
     }
 
-    fn take(&mut self, watched: &mut Option<Watched>, response: WatchResponse) {
+    fn send(&self, request: RequestUnion) {
+        match (self, request) {
+            (Source::Remote(requests, _), request) => {
+                let _full = requests.try_send(WatchRequest { request_union: Some(request) });
+            }
+            (Source::Pulled(session), RequestUnion::CreateRequest(request)) => {
+                session.create(&request);
+            }
+            (Source::Pulled(session), RequestUnion::CancelRequest(request)) => {
+                session.cancel(request.watch_id);
+            }
+            (Source::Pulled(session), RequestUnion::ProgressRequest(_)) => {
+                session.request_progress();
+            }
+        }
+    }
+
+    async fn next(&mut self) -> Option<WatchResponse> {
+        match self {
+            Source::Remote(_, incoming) => incoming.message().await.ok()?,
+            Source::Pulled(session) => session.next().await?.ok(),
+        }
+    }
+}
+
+struct Life {
+    watcher: u64,
+    member: usize,
+    wish: Wish,
+    cluster: Cluster,
+    start: i64,
+    watched: Option<Watched>,
+    /// Another watcher of the same stream, which is canceled at some point.
+    decoy: Option<Watched>,
+    /// Its cancel was sent; until the reply is there, it is judged like any other.
+    cancel_sent: bool,
+}
+
+impl Life {
+    /// Opens one stream and listens until it ends.
+    async fn stream(&mut self, kind: Kind, chance: &mut Stream) -> End {
+        let book = self.cluster.book().clone();
+        let opened = Source::open(kind, &self.cluster, self.member).await;
+        let Some(mut source) = opened else { return End::Broken };
+        let main = self.create_all(&source, chance);
+        let began_at_end = !book.ending().get().core.is_empty();
+        loop {
+            let ending = book.ending().get();
+            if ending.over {
+                return End::Finished;
+            }
+            let arrived = self.watched.as_ref().is_some_and(|w| w.seen() >= ending.owed);
+            if began_at_end && ending.owed > 0 && arrived {
+                return End::Finished;
+            }
+            // Everybody opens a stream anew once the faults are over.
+            if !began_at_end && !ending.core.is_empty() {
+                return End::Broken;
+            }
+            if kind == Kind::Slow {
+                // What is pulled comes at once: without a pause, time would stand still.
+                let pause = if began_at_end { 5 } else { chance.log_between(1, SLOW_MS_MAX) };
+                tokio::time::sleep(Duration::from_millis(pause)).await;
+            }
+            self.ask_along(&source, main, chance, began_at_end);
+            let patience = if began_at_end { RETRY } else { SILENCE };
+            let response = match tokio::time::timeout(patience, source.next()).await {
+                Ok(Some(response)) => response,
+                Err(_) if began_at_end => continue,
+                Ok(None) | Err(_) => return End::Broken,
+            };
+            if let Some(end) = self.take(main, response) {
+                return end;
+            }
+        }
+    }
+
+    /// Creates the watcher, and sometimes another one before or behind it; says which id it gets.
+    fn create_all(&mut self, source: &Source, chance: &mut Stream) -> i64 {
+        let create = RequestUnion::CreateRequest;
+        let own = create(self.wish.request(self.start));
+        if !chance.chance(300) {
+            source.send(own);
+            return 0;
+        }
+        let wish = Wish { span: Span::all(), prev_kv: false, filter: Filter::None };
+        let other = create(wish.request(0));
+        let first = chance.chance(500);
+        let [before, behind] = if first { [other, own] } else { [own, other] };
+        source.send(before);
+        source.send(behind);
+        self.decoy = Some(self.blank(&wish, i64::MAX));
+        i64::from(first)
+    }
+
+    /// Asks for progress now and then, and cancels the other watcher.
+    fn ask_along(&mut self, source: &Source, main: i64, chance: &mut Stream, at_end: bool) {
+        if chance.chance(100) || at_end {
+            source.send(RequestUnion::ProgressRequest(WatchProgressRequest {}));
+        }
+        let created = self.decoy.as_ref().is_some_and(|w| w.start < i64::MAX);
+        let both = created && self.watched.is_some();
+        if both && !self.cancel_sent && chance.chance(150) {
+            let cancel = WatchCancelRequest { watch_id: 1 - main };
+            source.send(RequestUnion::CancelRequest(cancel));
+            self.cluster.book().reach("watcher canceled beside another");
+            self.cancel_sent = true;
+        }
+    }
+
+    fn blank(&self, wish: &Wish, start: i64) -> Watched {
+        Watched {
+            client: self.watcher,
+            member: self.member,
+            span: wish.span.clone(),
+            filter: wish.filter,
+            prev_kv: wish.prev_kv,
+            start,
+            deliveries: Vec::new(),
+            owed: None,
+            cut_off: None,
+        }
+    }
+
+    /// Takes a response for one of the watchers; the end of the main one ends the stream.
+    fn take(&mut self, main: i64, response: WatchResponse) -> Option<End> {
+        let book = self.cluster.book().clone();
+        let (at, id) = (book.now(), response.watch_id);
         let revision = response.header.as_ref().map_or(0, |h| h.revision);
+        if response.canceled {
+            if id != main {
+                // It has ended; what it was told is judged.
+                let decoy = self.decoy.take().filter(|w| w.start < i64::MAX);
+                decoy.into_iter().for_each(|watched| book.streamed(watched));
+                return None;
+            }
+            let compacted = response.compact_revision;
+            if compacted > 0 {
+                return Some(End::Compacted(compacted));
+            }
+            if let Some(watched) = &mut self.watched {
+                watched.cut_off = Some(at);
+            }
+            return Some(End::Broken);
+        }
         if response.created {
-            let start = if self.start > 0 { self.start } else { revision + 1 };
-            *watched = Some(Watched {
-                client: self.watcher,
-                member: self.member,
-                span: self.span.clone(),
-                start,
-                deliveries: Vec::new(),
-                owed: None,
-            });
-            self.book
-                .line(format_args!("w{} watches at m{} from {start}", self.watcher, self.member));
+            self.created(id == main, revision);
+            return None;
+        }
+        let delivery = deliver(at, revision, response);
+        book.line(format_args!(
+            "w{} <- m{} {} events for {id}, header {revision}",
+            self.watcher,
+            self.member,
+            delivery.events.len()
+        ));
+        if id == ALL_WATCHERS || id == main {
+            self.watched.iter_mut().for_each(|w| w.deliveries.push(delivery.clone()));
+        }
+        if id == ALL_WATCHERS || id != main {
+            let created = self.decoy.iter_mut().filter(|w| w.start < i64::MAX);
+            created.for_each(|w| w.deliveries.push(delivery.clone()));
+        }
+        None
+    }
+
+    fn created(&mut self, is_main: bool, revision: i64) {
+        let book = self.cluster.book();
+        if !is_main {
+            self.decoy.iter_mut().for_each(|w| w.start = revision + 1);
             return;
         }
-        let Some(watched) = watched else { return };
-        let events: Vec<WatchEvent> = response.events.into_iter().map(event).collect();
-        let progress = events.is_empty().then_some(revision);
-        let (count, at) = (events.len(), self.book.now());
-        self.book.line(format_args!(
-            "w{} <- m{} {count} events, header {revision}",
-            self.watcher, self.member
-        ));
-        watched.deliveries.push(Delivery { at, events, progress });
+        let start = if self.start > 0 { self.start } else { revision + 1 };
+        book.line(format_args!("w{} watches at m{} from {start}", self.watcher, self.member));
+        self.watched = Some(self.blank(&self.wish, start));
     }
+}
+
+fn deliver(at: Nanos, revision: i64, response: WatchResponse) -> Delivery {
+    let events: Vec<WatchEvent> = response.events.into_iter().map(event).collect();
+    let progress = events.is_empty().then_some(revision);
+    Delivery { at, events, progress }
 }
 
 fn event(event: mvccpb::Event) -> WatchEvent {
     let deleted = event.r#type() == mvccpb::event::EventType::Delete;
     let kv = wire::key_value(event.kv.expect("an event names its key"));
     let (key, revision) = (kv.key.clone(), kv.mod_revision);
-    WatchEvent { key, revision, kv: (!deleted).then_some(kv) }
+    let prev = event.prev_kv.map(wire::key_value);
+    WatchEvent { key, revision, kv: (!deleted).then_some(kv), prev }
 }
