@@ -76,9 +76,7 @@ pub async fn heal(cluster: &Cluster) -> Healing {
     for probe in probes {
         healing.core.push(probe.await.expect("a probe does not panic"));
     }
-    if cluster.plan().workload.has_leases() {
-        wait_for_leases(cluster, step).await;
-    }
+    wait_for_leases(cluster, step).await;
     let until = cluster.book().now() + healing.limit;
     wait_until(cluster, until, step, || at_rest(cluster, &core)).await;
     for member in &mut healing.core {
@@ -202,6 +200,9 @@ async fn wait_until(
 
 /// Waits until every lease has ended, as each must once nobody renews it.
 async fn wait_for_leases(cluster: &Cluster, step: Duration) {
+    if !cluster.plan().workload.has_leases() {
+        return;
+    }
     let options = &cluster.plan().options;
     // The holders end with the faults, but for their last calls.
     let last_calls = cluster.plan().workload.timeout_ms;
