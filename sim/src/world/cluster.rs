@@ -334,6 +334,10 @@ impl Cluster {
         }
     }
 
+    pub fn is_paused(&self, member: usize) -> bool {
+        self.state(member).pauses > 0
+    }
+
     /// How long the member shall stay down if a fault of its disk stops it.
     pub fn set_down_ms(&self, member: usize, down_ms: u64) {
         self.state(member).down_ms = down_ms;

@@ -238,11 +238,11 @@ fn at_rest(cluster: &Cluster, core: &[usize]) -> bool {
     core.iter().all(|m| book.members[*m].applied == committed)
 }
 
-/// Who is up, not of the core, and leads.
+/// Who runs, does not belong to the core, and leads.
 fn leads_outside(cluster: &Cluster, core: &[usize]) -> Option<usize> {
     let book = cluster.book().lock();
-    let leads = |m: &usize| !core.contains(m) && book.members[*m].up && book.members[*m].leads;
-    (0..cluster.members()).find(leads)
+    let leads = |m: &usize| book.members[*m].up && book.members[*m].leads;
+    (0..cluster.members()).filter(|m| !core.contains(m) && !cluster.is_paused(*m)).find(leads)
 }
 
 /// Writes through a member and reads through it, until both have worked.
