@@ -188,8 +188,13 @@ impl Handle {
             shared.check_running()?;
             let answer = shared.keep_alives.enter(id)?;
             match answer.await.map_err(|_| Error::Stopped)? {
-                Ok(EXPIRING) if !shared.state().lessor.exists(id) => return Ok(0),
-                Ok(EXPIRING) => {}
+                // Who has not caught up can't tell a lease that has ended from one that it has
+                // not heard of yet.
+                Ok(EXPIRING) => match self.linearizable_barrier().await {
+                    Ok(()) if !shared.state().lessor.exists(id) => return Ok(0),
+                    Err(error) if !may_pass(&error) => return Err(error),
+                    Ok(()) | Err(_) => {}
+                },
                 Ok(ttl) => return Ok(ttl),
                 Err(error) if !may_pass(&error) => return Err(error),
                 Err(_) => {}

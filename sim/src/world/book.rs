@@ -525,6 +525,11 @@ impl SharedBook {
 }
 
 impl Book {
+    /// The members that there have been, by their ids.
+    pub fn ids(&self) -> &BTreeMap<u64, usize> {
+        &self.ids
+    }
+
     fn granted(&mut self, grant: LeaseGrant) {
         if !self.leased.insert((grant.index, grant.id)) {
             return;

@@ -6,7 +6,7 @@ use super::cluster::Cluster;
 use crate::checker::leadership::Ailing;
 use crate::checker::{Guarantee, Violation};
 use crate::history::{Nanos, Outcome};
-use crate::model::{Put, Request};
+use crate::model::{Delete, Put, Request, Span};
 use std::time::Duration;
 
 /// The nodes of those who write during a stall come after those of the watchers.
@@ -90,9 +90,7 @@ async fn write_on(cluster: Cluster, client: u64, demand: Demand) {
             return;
         }
         let member = (demand.stalled + 1 + attempt % (members - 1)) % members;
-        let value = format!("stall-{client}-{attempt}");
-        let put = Put::of("stall", value);
-        let outcome = caller.ask(member, Request::Put(put)).await;
+        let outcome = caller.ask(member, write_of(client, attempt)).await;
         worked |= matches!(outcome, Outcome::Done(_)) && book.now() <= demand.limit;
         if !worked && book.now() > demand.limit && !book.is_broken() {
             let stalled = demand.stalled;
@@ -102,4 +100,12 @@ async fn write_on(cluster: Cluster, client: u64, demand: Demand) {
         }
         tokio::time::sleep(election / 4).await;
     }
+}
+
+/// Puts, and deletes for a store whose space is exceeded: it takes those still.
+fn write_of(client: u64, attempt: usize) -> Request {
+    if attempt / 2 % 2 == 1 {
+        return Request::Delete(Delete { span: Span::one("stall"), prev_kv: false });
+    }
+    Request::Put(Put::of("stall", format!("stall-{client}-{attempt}")))
 }
