@@ -104,10 +104,24 @@ fn passes(request: &RangeRequest, record: &Version) -> bool {
         && (request.min_create_revision == 0 || created >= request.min_create_revision)
 }
 
+/// How many keys a limit leaves to a range that names a sort target and no order: the first ones
+/// by key and one more, which are sorted and then cut (etcd's `executeRange`, txn/range.go). With
+/// a filter all keys are sorted.
+fn cut_before_sort(request: &RangeRequest) -> u64 {
+    let unordered = request.sort_order == SortOrder::None as i32;
+    let filtered = request.min_mod_revision != 0
+        || request.max_mod_revision != 0
+        || request.min_create_revision != 0
+        || request.max_create_revision != 0;
+    let cut = unordered && !filtered && request.limit > 0;
+    if cut { request.limit.unsigned_abs().saturating_add(1) } else { u64::MAX }
+}
+
 /// The end of a queue that a request is for, if it asks for nothing else.
 fn queue_end(request: &RangeRequest, order: Order) -> Option<End> {
     let only_created = request.min_mod_revision == 0 && request.max_mod_revision == 0;
-    let one = request.limit == 1 && !request.count_only && only_created;
+    let ordered = request.sort_order != SortOrder::None as i32;
+    let one = request.limit == 1 && !request.count_only && only_created && ordered;
     (one && order == Order::By(SortTarget::Create)).then_some(End {
         last: request.sort_order == SortOrder::Descend as i32,
         min_create: request.min_create_revision,
@@ -394,7 +408,9 @@ impl Store {
             unreachable!("the caller matched the phase")
         };
         let Order::By(target) = cursor.order else { unreachable!("only sorted ranges gather") };
+        let offers_max = cut_before_sort(&cursor.request);
         let mut failure = None;
+        let mut cut = false;
         let ended = self.advance(cursor, max_keys, &mut |cursor, id| {
             if !cursor.counted {
                 cursor.count += 1;
@@ -405,6 +421,10 @@ impl Store {
             }
             if !passes(&cursor.request, record) {
                 return true;
+            }
+            if best.offered() >= offers_max {
+                cut = cursor.counted;
+                return !cut;
             }
             let key = match target {
                 SortTarget::Key => unreachable!("an order by key walks"),
@@ -425,7 +445,7 @@ impl Store {
         if let Some(error) = failure {
             return Err(error);
         }
-        if ended {
+        if ended || cut {
             let (picked, more) = best.finish();
             cursor.more = more;
             cursor.phase = Phase::Emit(picked.into_iter());

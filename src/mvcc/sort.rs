@@ -39,6 +39,11 @@ impl Best {
         Best { limit, descending, offered: 0, kept: Vec::new() }
     }
 
+    /// How many records it was offered.
+    pub(super) fn offered(&self) -> u64 {
+        self.offered
+    }
+
     pub(super) fn offer(&mut self, key: SortKey, revision: (i64, u32)) {
         self.kept.push(Picked { key, place: self.offered, revision });
         self.offered += 1;

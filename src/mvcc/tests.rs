@@ -78,3 +78,28 @@ fn the_ends_of_a_queue_are_found_without_a_visit_to_all_of_it() {
     let front = in_steps(&mut store, &first);
     assert_eq!(front, (vec![Bytes::from("lock/07")], true, 1));
 }
+
+#[test]
+fn a_limit_without_an_order_cuts_by_key_before_the_sort() {
+    let mut store = Store::new();
+    for key in ["d", "c", "b", "a"] {
+        let put = PutRequest { key: key.into(), ..PutRequest::default() };
+        store.put(&put, &|_| false).unwrap();
+    }
+    let unordered = RangeRequest {
+        key: "a".into(),
+        range_end: "z".into(),
+        limit: 1,
+        sort_order: SortOrder::None as i32,
+        sort_target: SortTarget::Create as i32,
+        ..RangeRequest::default()
+    };
+    // Of a and b, the first two by key, b is the older one; d is older than both.
+    let found = store.range(&unordered).unwrap();
+    assert_eq!((found.kvs[0].key.as_ref(), found.more, found.count), (&b"b"[..], true, 4));
+    let filtered = RangeRequest { min_create_revision: 1, ..unordered.clone() };
+    assert_eq!(store.range(&filtered).unwrap().kvs[0].key, "d");
+    let all = RangeRequest { limit: 4, ..unordered };
+    let keys = store.range(&all).unwrap().kvs.into_iter().map(|kv| kv.key);
+    assert_eq!(keys.collect::<Vec<_>>(), ["d", "c", "b", "a"]);
+}

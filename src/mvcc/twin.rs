@@ -87,6 +87,16 @@ impl Twin {
                     kv.create_revision <= request.max_create_revision,
                 )
         });
+        let bounds = [
+            request.min_mod_revision,
+            request.max_mod_revision,
+            request.min_create_revision,
+            request.max_create_revision,
+        ];
+        if request.sort_order == 0 && request.limit > 0 && bounds == [0; 4] {
+            // etcd takes no more from its tree, and sorts what it took.
+            kvs.truncate(usize::try_from(request.limit).unwrap_or(usize::MAX).saturating_add(1));
+        }
         let by = |kv: &KeyValue| match request.sort_target {
             1 => (kv.version, Bytes::new()),
             2 => (kv.create_revision, Bytes::new()),

@@ -169,11 +169,6 @@ impl Generator {
         if self.chance(40) {
             request.sort_order = self.rng.random_range(0..3);
             request.sort_target = self.rng.random_range(0..5);
-            if request.sort_order == 0 && request.limit > 0 {
-                // etcd cuts such a list by key before it sorts it, so that the first are not the
-                // first of all; ours sorts and then cuts. docs/compatibility.md lists it.
-                request.sort_target = 0;
-            }
         }
         request.keys_only = self.chance(15);
         request.count_only = self.chance(10);
