@@ -2,6 +2,7 @@
 
 mod compare;
 mod failover;
+mod operate;
 mod options;
 mod run;
 mod standing;
@@ -30,9 +31,13 @@ fn main() -> ExitCode {
 }
 
 fn start(words: &[String]) -> Result<(), String> {
-    if words[0] == "compare" {
+    if words[0] == "compare" || words[0] == "operate" {
         let options = CompareOptions::parse(&words[1..], env!("CARGO_BIN_EXE_detcd"))?;
-        return runtime(options.threads)?.block_on(compare::run(&options));
+        let runtime = runtime(options.threads)?;
+        if words[0] == "compare" {
+            return runtime.block_on(compare::run(&options));
+        }
+        return runtime.block_on(operate::run(&options));
     }
     let options = Options::parse(words)?;
     let report = runtime(options.threads)?.block_on(run::run(&words[0], &options))?;

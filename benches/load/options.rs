@@ -67,6 +67,7 @@ usage: cargo bench --bench load -- COMMAND [OPTIONS]
 commands: put range range-prefix txn mixed watch lease-grant lease-keepalive failover
           put-watched (--clients watches on one stream) put-laggard (--clients watchers
           that begin --keyspace revisions ago) lease-due (--clients leases) compare
+          operate
 
   --endpoints A,B,C     client addresses (default http://127.0.0.1:2379)
   --conns N             connections, spread over the endpoints (1)
@@ -90,6 +91,9 @@ compare: starts members of detcd and of etcd in turn, and prints a table
   --groups A,B          only these groups
   --shrink N            divide every total by N (1)
   --failovers N         leaders killed a round (1)
+
+operate: one member of each with 1,000,000 keys (restart, backup, compaction), and one that
+overwrites 10 GiB in a loop; takes --etcd, --detcd, --shrink, and --groups keys,loop
 ";
 
 /// Walks over `--name value` and `--name=value`.
@@ -227,7 +231,7 @@ impl CompareOptions {
             }
         }
         if options.etcd.as_os_str().is_empty() {
-            return Err(format!("compare needs --etcd PATH\n{HELP}"));
+            return Err(format!("it needs --etcd PATH\n{HELP}"));
         }
         assert!(options.members > 0 && options.rounds > 0 && options.shrink > 0, "{options:?}");
         Ok(options)
