@@ -83,6 +83,12 @@ impl Members {
         members
     }
 
+    /// These members, as another's log has them.
+    pub fn of(founders: impl IntoIterator<Item = Member>) -> Members {
+        let members = founders.into_iter().map(|member| (member.id, member)).collect();
+        Members { members, ..Members::default() }
+    }
+
     /// All members, in the order of their ids.
     pub fn iter(&self) -> impl Iterator<Item = &Member> {
         self.members.values()

@@ -56,7 +56,8 @@ async fn many_keys(program: &Path, keys: u64, figures: &mut Figures) -> Result<(
     let mut cluster = Cluster::start(program, 1, &QUOTA).map_err(text)?;
     let url = cluster.endpoints().remove(0);
     let pids = cluster.pids();
-    let fill = load(&url, &pids, "fill", &format!("--order sequential --total {keys}"), keys).await?;
+    let fill =
+        load(&url, &pids, "fill", &format!("--order sequential --total {keys}"), keys).await?;
     tokio::time::sleep(Duration::from_secs(5)).await;
     figures.insert("1 fill, puts/s", fill.per_second());
     figures.insert("2 memory after the fill, MiB", usage::rss_mib(&pids));

@@ -7,9 +7,11 @@
 //! The new files are made aside, then two renames put them in place; etcd's stay as `member.etcd`.
 
 use super::ServerConfig;
-use super::restore::{BackupFile, RestoreOptions, restore};
+use super::restore::{BackupFile, RestoreOptions, restore_as};
 use super::start_error::StartError;
 use crate::env::disk::Disk;
+use crate::membership::Members;
+use crate::pb::detcd::raft::Member;
 use crate::storage::etcd_wal::{self, FreshLog};
 use std::io;
 use std::path::{Path, PathBuf};
@@ -56,29 +58,33 @@ async fn make_aside(
 ) -> Result<(), StartError> {
     let backup = BackupFile::open(&**disk, database, true).map_err(refuse)?;
     let decoded = backup.decode().map_err(refuse)?;
-    if decoded.consistent_index != log.members {
+    if decoded.consistent_index != log.founders.len() as u64 {
         return Err(refuse(has_run(config, database)));
     }
-    let own_urls = config.initial_cluster.iter().find(|(name, _)| *name == config.name);
+    // Who is in the cluster was said to the restore: as in etcd, flags of the start don't count.
+    let founders = log.founders.into_iter().map(|founder| Member {
+        id: founder.id,
+        name: founder.name,
+        peer_urls: founder.peer_urls,
+        ..Default::default()
+    });
     let options = RestoreOptions {
         name: config.name.clone(),
         initial_cluster: config.initial_cluster.clone(),
         initial_cluster_token: config.initial_cluster_token.clone(),
-        initial_advertise_peer_urls: own_urls.map(|(_, urls)| urls.clone()).unwrap_or_default(),
+        initial_advertise_peer_urls: Vec::new(),
         data_dir,
         skip_hash_check: true,
         bump_revision: None,
     };
-    let made = restore(disk.clone(), &backup, &options).await.map_err(refuse)?;
-    if (made.member_id, made.cluster_id) != (log.member_id, log.cluster_id) {
+    let members = Members::of(founders);
+    let made = restore_as(disk.clone(), &backup, &options, members, log.member_id);
+    let made = made.await.map_err(refuse)?;
+    if made.cluster_id != log.cluster_id {
         return Err(refuse(format!(
-            "{} was restored for member {:x} of cluster {:x}, and --name, --initial-cluster and \
-             --initial-cluster-token make this member {:x} of cluster {:x}: give them as they \
-             were given to the restore, and remove {}",
+            "{} was restored for cluster {:x}, and its members make it {:x}; remove {}",
             config.data_dir.display(),
-            log.member_id,
             log.cluster_id,
-            made.member_id,
             made.cluster_id,
             options.data_dir.display()
         )));

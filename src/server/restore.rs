@@ -235,9 +235,23 @@ pub async fn restore(
     backup: &BackupFile,
     options: &RestoreOptions,
 ) -> Result<RestoredMember, String> {
+    let (members, me) = membership(options)?;
+    restore_as(disk, backup, options, members, me).await
+}
+
+/// The same for a membership that is known: of `options` those that say who is in it don't count.
+///
+/// # Errors
+/// As `restore`.
+pub async fn restore_as(
+    disk: Arc<dyn Disk>,
+    backup: &BackupFile,
+    options: &RestoreOptions,
+    members: Members,
+    me: u64,
+) -> Result<RestoredMember, String> {
     let storage = |error: StorageError| error.to_string();
     check_empty(&*disk, &options.data_dir)?;
-    let (members, me) = membership(options)?;
     let decoded = backup.decode()?;
     let mut lessor = decoded.lessor().map_err(|what| backup.error(what))?;
     let data_dir = DataDir::open(disk.clone(), &options.data_dir).await.map_err(storage)?;

@@ -10,12 +10,14 @@
 
 use crate::env::disk::Disk;
 use prost::Message;
+use serde::{Deserialize, Serialize};
 use std::path::Path;
 
 const METADATA: i64 = 1;
 const ENTRY: i64 = 2;
 const HARD_STATE: i64 = 3;
 const CONF_CHANGE: i32 = 1;
+const ADD_MEMBER: i32 = 0;
 /// A log that was just made is far shorter.
 const READ_BYTES_MAX: u64 = 1 << 20;
 
@@ -45,6 +47,17 @@ struct Entry {
     term: u64,
     #[prost(uint64, tag = "3")]
     index: u64,
+    #[prost(bytes = "vec", tag = "4")]
+    data: Vec<u8>,
+}
+
+/// The change of an entry: which kind, and the member in JSON.
+#[derive(Clone, PartialEq, Message)]
+struct Change {
+    #[prost(int32, tag = "2")]
+    kind: i32,
+    #[prost(bytes = "vec", tag = "4")]
+    member: Vec<u8>,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -58,12 +71,22 @@ struct HardState {
 }
 
 /// The log of a member of etcd's that has not run yet.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct FreshLog {
     pub member_id: u64,
     pub cluster_id: u64,
-    /// The founders, each an entry.
-    pub members: u64,
+    /// Each is an entry, the first at index 1.
+    pub founders: Vec<Founder>,
+}
+
+/// A member of a new cluster, as etcd writes it into its log.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Founder {
+    pub id: u64,
+    pub name: String,
+    #[serde(rename = "peerURLs")]
+    pub peer_urls: Vec<String>,
 }
 
 /// Reads the only segment of a log. None if anything but the founders stands in it.
@@ -100,9 +123,15 @@ fn parse(mut bytes: &[u8]) -> Option<FreshLog> {
             }
             ENTRY => {
                 let entry = Entry::decode(&record.data[..]).ok()?;
-                log.members += 1;
-                let is_founder = entry.kind == CONF_CHANGE && entry.term == 1;
-                if !is_founder || entry.index != log.members {
+                if entry.kind != CONF_CHANGE || entry.term != 1 {
+                    return None;
+                }
+                let change = Change::decode(&entry.data[..]).ok()?;
+                if change.kind != ADD_MEMBER {
+                    return None;
+                }
+                log.founders.push(serde_json::from_slice(&change.member).ok()?);
+                if entry.index != log.founders.len() as u64 {
                     return None;
                 }
             }
@@ -117,7 +146,8 @@ fn parse(mut bytes: &[u8]) -> Option<FreshLog> {
             _ => {}
         }
     }
-    (log.members > 0 && commit == Some(log.members)).then_some(log)
+    let count = log.founders.len() as u64;
+    (count > 0 && commit == Some(count)).then_some(log)
 }
 
 #[cfg(test)]
@@ -135,10 +165,17 @@ mod tests {
         bytes
     }
 
+    fn founder(number: u64) -> Founder {
+        let peer_urls = vec![format!("http://127.0.0.1:{number}")];
+        Founder { id: number, name: format!("m{number}"), peer_urls }
+    }
+
     fn log(entries: &[(i32, u64)], hard_state: (u64, u64, u64)) -> Vec<u8> {
         let mut bytes = frame(METADATA, Metadata { node_id: 7, cluster_id: 9 }.encode_to_vec());
         for (at, (kind, term)) in entries.iter().enumerate() {
-            let entry = Entry { kind: *kind, term: *term, index: at as u64 + 1 };
+            let member = serde_json::to_vec(&founder(at as u64)).expect("numbers and texts");
+            let data = Change { kind: ADD_MEMBER, member }.encode_to_vec();
+            let entry = Entry { kind: *kind, term: *term, index: at as u64 + 1, data };
             bytes.extend(frame(ENTRY, entry.encode_to_vec()));
         }
         let (term, vote, commit) = hard_state;
@@ -149,7 +186,8 @@ mod tests {
 
     #[test]
     fn a_log_of_founders_is_fresh_and_any_other_is_not() {
-        let fresh = FreshLog { member_id: 7, cluster_id: 9, members: 2 };
+        let fresh =
+            FreshLog { member_id: 7, cluster_id: 9, founders: vec![founder(0), founder(1)] };
         assert_eq!(parse(&log(&[(1, 1), (1, 1)], (1, 7, 2))), Some(fresh));
         assert_eq!(parse(&log(&[(1, 1), (0, 1)], (1, 0, 2))), None, "a write");
         assert_eq!(parse(&log(&[(1, 1), (1, 2)], (1, 0, 2))), None, "a later term");
