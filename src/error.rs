@@ -72,6 +72,8 @@ pub enum Error {
     TimeoutConnectionLost,
     TimeoutWaitAppliedIndex,
     TooManyRequests,
+    /// A value lies in a damaged part of this member's disk and is not repaired yet.
+    Unreadable,
     /// A backup ended before its end: the state was replaced while it was read.
     BackupInterrupted,
     BadLeaderTransferee,
@@ -106,6 +108,7 @@ impl Error {
                 | Error::TimeoutWaitAppliedIndex
                 | Error::TooManyRequests
                 | Error::UnhealthyCluster
+                | Error::Unreadable
                 | Error::BackupInterrupted
                 | Error::Canceled
         )

@@ -16,7 +16,7 @@ use tonic::Code::{
 use tonic::{Code, Status};
 
 /// The code and the text after `etcdserver: ` of each failure that names nothing further.
-const TABLE: [(Error, Code, &str); 61] = [
+const TABLE: [(Error, Code, &str); 62] = [
     (Error::EmptyKey, InvalidArgument, "key is not provided"),
     (Error::KeyNotFound, InvalidArgument, "key not found"),
     (Error::ValueProvided, InvalidArgument, "value is provided"),
@@ -32,6 +32,7 @@ const TABLE: [(Error, Code, &str); 61] = [
     (Error::LeaseTtlTooLarge, OutOfRange, "too large lease TTL"),
     (Error::NoSpace, ResourceExhausted, "mvcc: database space exceeded"),
     (Error::Corrupt, DataLoss, "corrupt cluster"),
+    (Error::Unreadable, DataLoss, "corrupt data on the disk of this member, not repaired yet"),
     (Error::MemberExists, FailedPrecondition, "member ID already exist"),
     (Error::PeerUrlExists, FailedPrecondition, "Peer URLs already exists"),
     (

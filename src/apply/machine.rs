@@ -96,6 +96,9 @@ impl StateMachine {
     /// Applies the entry that follows the last one applied.
     ///
     /// `now` is this member's monotonic time; it sets deadlines and decides nothing.
+    ///
+    /// A result of `Unreadable` says that the entry is not applied: a value that decides what it
+    /// does can't be read on this member now.
     pub fn apply(&mut self, entry: &Entry, now: Duration) -> Outcome {
         assert_eq!(
             entry.index,
@@ -111,8 +114,9 @@ impl StateMachine {
             entry.term,
             self.applied.term
         );
+        let before = self.applied;
         self.applied = Position { index: entry.index, term: entry.term };
-        match entry.kind {
+        let outcome = match entry.kind {
             // The entry with which a leader begins its term.
             EntryKind::Normal if entry.data.is_empty() => {
                 Outcome::refusal_or(0, Ok(Response::Done))
@@ -121,7 +125,12 @@ impl StateMachine {
             EntryKind::ConfChange => {
                 self.apply_conf_change(request::decode_conf_change(&entry.data))
             }
+        };
+        if outcome.result == Err(Error::Unreadable) {
+            assert!(outcome.revisions.is_empty(), "entry {} is applied in part", entry.index);
+            self.applied = before;
         }
+        outcome
     }
 
     fn apply_request(&mut self, request: raftpb::Request, now: Duration) -> Outcome {
@@ -130,7 +139,11 @@ impl StateMachine {
         outcome.op = request::name(&op);
         outcome.result = self.pass_gates(&op).and_then(|()| self.apply_op(op, now, &mut outcome));
         if let Err(error) = &outcome.result {
-            assert!(error.is_deterministic(), "apply failed with the local failure {error:?}");
+            let waits = *error == Error::Unreadable;
+            assert!(
+                waits || error.is_deterministic(),
+                "apply failed with the local failure {error:?}"
+            );
         }
         outcome
     }
@@ -159,21 +172,23 @@ impl StateMachine {
                 let put = self.store.put(&request, &|lease| lessor.exists(lease))?;
                 self.changed(put.changes, outcome);
                 let header = self.header();
-                Ok(Response::Put(api::PutResponse { header, ..put.response }))
+                let response = api::PutResponse { header, ..put.response };
+                Ok(Response::Put(response).or_lost(put.lost))
             }
             Op::DeleteRange(request) => {
                 let deleted = self.store.delete_range(&request);
                 self.changed(deleted.changes, outcome);
                 let header = self.header();
                 let response = api::DeleteRangeResponse { header, ..deleted.response };
-                Ok(Response::DeleteRange(response))
+                Ok(Response::DeleteRange(response).or_lost(deleted.lost))
             }
             Op::Txn(request) => {
                 let lessor = &self.lessor;
                 let txn = self.store.apply_txn(&request, &|lease| lessor.exists(lease))?;
                 self.changed(txn.changes, outcome);
                 let header = self.header();
-                Ok(Response::Txn(api::TxnResponse { header, ..txn.response }))
+                let response = api::TxnResponse { header, ..txn.response };
+                Ok(Response::Txn(response).or_lost(txn.lost))
             }
             Op::Compaction(request) => {
                 self.store.compact(request.revision)?;
@@ -323,6 +338,9 @@ impl StateMachine {
         self.check_readable()?;
         let txn = self.store.apply_txn(request, &|_| false)?;
         assert!(txn.changes.is_empty(), "a transaction that only reads changed {:?}", txn.changes);
+        if txn.lost {
+            return Err(Error::Unreadable);
+        }
         Ok(api::TxnResponse { header: self.header(), ..txn.response })
     }
 }

@@ -19,8 +19,17 @@ pub enum Response {
     LeaseRevoke,
     Alarms(Vec<api::AlarmMember>),
     Members(Vec<raftpb::Member>),
+    /// The entry was applied, and a value that its answer shows can't be read on this member.
+    Lost,
     /// The entry was applied and there is nothing to say about it.
     Done,
+}
+
+impl Response {
+    /// This answer, unless it lacks a value that can't be read.
+    pub(super) fn or_lost(self, lost: bool) -> Response {
+        if lost { Response::Lost } else { self }
+    }
 }
 
 /// Events of one revision, shared by everyone who is told of them.

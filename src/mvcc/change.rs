@@ -30,6 +30,8 @@ impl Change {
 pub struct PutOutcome {
     pub response: PutResponse,
     pub changes: Vec<Change>,
+    /// The response lacks a value that can't be read on this member.
+    pub lost: bool,
 }
 
 /// A delete: the response without its header, and a change for each key, in key order.
@@ -37,6 +39,8 @@ pub struct PutOutcome {
 pub struct DeleteOutcome {
     pub response: DeleteRangeResponse,
     pub changes: Vec<Change>,
+    /// The response lacks a value that can't be read on this member.
+    pub lost: bool,
 }
 
 /// A transaction: the response without its header (the responses inside have theirs, with the
@@ -45,6 +49,8 @@ pub struct DeleteOutcome {
 pub struct TxnOutcome {
     pub response: TxnResponse,
     pub changes: Vec<Change>,
+    /// The response lacks a value that can't be read on this member.
+    pub lost: bool,
 }
 
 /// A stretch of history: whole revisions, oldest first.

@@ -237,7 +237,8 @@ impl Run {
     }
 
     fn filled(&self, mut changes: Vec<Change>) -> Vec<Change> {
-        changes.iter_mut().for_each(|change| self.store.fill_prev(change));
+        let filled = changes.iter_mut().try_for_each(|change| self.store.fill_prev(change));
+        filled.expect("the shelf can be read");
         changes
     }
 
@@ -335,7 +336,7 @@ impl Run {
             let mut revisions = Vec::new();
             let mut next = from;
             loop {
-                let chunk = store.history(next, max, 500);
+                let chunk = store.history(next, max, 500).expect("it can be read");
                 revisions.extend(chunk.revisions);
                 next = chunk.next;
                 if chunk.done {

@@ -258,6 +258,22 @@ impl Store {
         is_cold
     }
 
+    /// Takes a value back into memory that can't be read where it lies. It comes from elsewhere,
+    /// and is taken only if it is the one that the record was written with.
+    pub fn heal(&mut self, revision: Revision, value: &[u8]) -> bool {
+        let Ok(sub) = u32::try_from(revision.sub) else { return false };
+        let Some(record) = self.log.find(revision.main, sub) else { return false };
+        if record.tombstone() || self.digest(record, value) != record.digest {
+            return false;
+        }
+        let record = self.log.find_mut(revision.main, sub).expect("it was just found");
+        if let Value::Cold(_) = record.value {
+            record.value = Value::Resident(owned(value));
+            self.resident_bytes += value.len() as u64;
+        }
+        true
+    }
+
     /// The records that physical removal has taken since the last call, for the owner of the
     /// runs that hold them.
     pub fn take_swept(&mut self) -> Vec<Swept> {

@@ -238,7 +238,7 @@ fn changes(out: &mut String, store: &Store, quiet: bool, changes: &[Change]) {
 fn history(out: &mut String, store: &Store, words: &[&str]) {
     let from = plain(words)[0].parse().expect("a revision");
     let max = option(words, "max").map_or(usize::MAX, |max| max.parse().expect("a number"));
-    let chunk = store.history(from, max, usize::MAX);
+    let chunk = store.history(from, max, usize::MAX).expect("in memory");
     for (_, changes) in &chunk.revisions {
         changes.iter().for_each(|change| writeln!(out, "{}", show_change(change)).unwrap());
     }

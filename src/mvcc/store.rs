@@ -153,14 +153,16 @@ impl Store {
         }
         let mut txn = WriteTxn::new(self, 1);
         let response = txn.apply_put(request)?;
-        Ok(PutOutcome { response, changes: txn.end() })
+        let lost = txn.lost();
+        Ok(PutOutcome { response, changes: txn.end(), lost })
     }
 
     /// Deletes the live keys of a range as a transaction of its own.
     pub fn delete_range(&mut self, request: &DeleteRangeRequest) -> DeleteOutcome {
         let mut txn = self.write();
         let response = txn.apply_delete_range(request);
-        DeleteOutcome { response, changes: txn.end() }
+        let lost = txn.lost();
+        DeleteOutcome { response, changes: txn.end(), lost }
     }
 
     /// Deletes those of `keys` that live, in key order and in one revision, as the end of a lease
@@ -215,28 +217,31 @@ impl Store {
         }
         let id = self.index.get(&self.keys, key)?;
         let record = self.visible(id, revision)?;
-        Some(self.key_value(record).unwrap_or_else(|error| broken(record, &error)))
+        let broken = |error| panic!("the value of revision {} of a key: {error}", record.main);
+        Some(self.key_value(record).unwrap_or_else(broken))
     }
 
     /// Reads the value of `change.prev` if memory did not hold it when the change was made. A
     /// compaction since then may have taken the version away: then there is none.
-    pub fn fill_prev(&self, change: &mut Change) {
-        if !change.prev_is_cold {
-            return;
+    ///
+    /// # Errors
+    /// `Unreadable` when the value lies in a damaged part of the disk.
+    pub fn fill_prev(&self, change: &mut Change) -> Result<()> {
+        if change.prev_is_cold {
+            change.prev = self.read_prev(&change.kv.key, change.kv.mod_revision, change.sub)?;
+            change.prev_is_cold = false;
         }
-        change.prev_is_cold = false;
-        change.prev = self.read_prev(&change.kv.key, change.kv.mod_revision, change.sub);
+        Ok(())
     }
 
-    fn read_prev(&self, key: &[u8], main: i64, sub: i64) -> Option<KeyValue> {
+    fn read_prev(&self, key: &[u8], main: i64, sub: i64) -> Result<Option<KeyValue>> {
         if main <= self.compacted {
-            return None;
+            return Ok(None);
         }
-        let id = self.index.get(&self.keys, key)?;
         let sub = u32::try_from(sub).expect("a transaction fits into memory");
-        let mark = self.keys.entry(id).before(main, sub)?;
-        let record = self.record(mark);
-        Some(self.key_value(record).unwrap_or_else(|error| broken(record, &error)))
+        let id = self.index.get(&self.keys, key);
+        let mark = id.and_then(|id| self.keys.entry(id).before(main, sub));
+        mark.map(|mark| self.key_value(self.record(mark))).transpose()
     }
 
     /// The record of key `id` that a reader at `main` sees.
@@ -372,6 +377,17 @@ impl Store {
 
     /// Counts a record that is about to enter the log.
     pub(super) fn append(&mut self, record: &mut Version) {
+        let Value::Resident(value) = &record.value else {
+            unreachable!("a record enters the log with its value")
+        };
+        record.digest = self.digest(record, value);
+        self.resident_bytes += value.len() as u64;
+        let sum = self.sum(record);
+        self.added.add(sum);
+    }
+
+    /// What the state hash knows of a record whose value is `value`.
+    pub(super) fn digest(&self, record: &Version, value: &[u8]) -> u64 {
         let mut digest = Digest::new();
         digest.word(record.main as u64);
         digest.word(u64::from(record.sub) << 1 | u64::from(record.tombstone()));
@@ -379,13 +395,8 @@ impl Store {
         digest.word(record.version as u64);
         digest.word(record.lease as u64);
         digest.bytes(self.keys.key(record.key));
-        if let Value::Resident(value) = &record.value {
-            digest.bytes(value);
-            self.resident_bytes += value.len() as u64;
-        }
-        record.digest = digest.finish();
-        let sum = self.sum(record);
-        self.added.add(sum);
+        digest.bytes(value);
+        digest.finish()
     }
 
     /// A record's share of `live_bytes` and of the state hash.
@@ -406,9 +417,4 @@ impl Store {
             }
         }
     }
-}
-
-/// A value that cannot be read, where the caller has no way to say so.
-pub(super) fn broken(record: &Version, error: &Error) -> ! {
-    panic!("the value of revision {}.{} cannot be read: {error}", record.main, record.sub)
 }

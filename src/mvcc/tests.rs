@@ -1,9 +1,16 @@
 //! Small cases of the store that need no script.
 
+use crate::error::{Error, Result};
+use crate::mvcc::record::{ColdValues, Location};
+use crate::mvcc::revision::Revision;
 use crate::mvcc::store::Store;
+use crate::pb::etcdserverpb::compare::{CompareTarget, TargetUnion};
 use crate::pb::etcdserverpb::range_request::{SortOrder, SortTarget};
-use crate::pb::etcdserverpb::{PutRequest, RangeRequest};
+use crate::pb::etcdserverpb::request_op::Request;
+use crate::pb::etcdserverpb::{Compare, PutRequest, RangeRequest, RequestOp, TxnRequest};
 use bytes::Bytes;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 
 #[test]
 fn the_first_write_is_revision_two() {
@@ -28,8 +35,8 @@ fn a_delete_and_a_compaction_leave_nothing() {
     store.compact(3).unwrap();
     while store.compact_step(1) {}
     assert_eq!(store.record_count(), 2);
-    assert_eq!(store.history(3, 10, 1000).revisions[0].1[0].prev, None);
-    assert!(store.history(3, 10, 1000).revisions[0].1[0].deleted);
+    assert_eq!(store.history(3, 10, 1000).expect("in memory").revisions[0].1[0].prev, None);
+    assert!(store.history(3, 10, 1000).expect("in memory").revisions[0].1[0].deleted);
     store.compact(4).unwrap();
     while store.compact_step(1) {}
     assert_eq!((store.record_count(), store.key_count()), (1, 1));
@@ -102,4 +109,100 @@ fn a_limit_without_an_order_cuts_by_key_before_the_sort() {
     let all = RangeRequest { limit: 4, ..unordered };
     let keys = store.range(&all).unwrap().kvs.into_iter().map(|kv| kv.key);
     assert_eq!(keys.collect::<Vec<_>>(), ["d", "c", "b", "a"]);
+}
+
+/// A disk of which some values can't be read.
+#[derive(Default)]
+struct Shelf {
+    values: Mutex<Vec<Bytes>>,
+    damaged: AtomicBool,
+}
+
+impl ColdValues for Shelf {
+    fn read(&self, location: Location) -> Result<Bytes> {
+        if self.damaged.load(Ordering::Relaxed) {
+            return Err(Error::Unreadable);
+        }
+        Ok(self.values.lock().unwrap()[location.offset as usize].clone())
+    }
+}
+
+/// A store whose value at revision 2, of key "a", lies on a disk.
+fn store_with_a_cold_value() -> (Store, Arc<Shelf>) {
+    let shelf = Arc::new(Shelf::default());
+    let mut store = Store::new();
+    store.set_cold(shelf.clone());
+    store.put(&put("a", "old"), &|_| false).unwrap();
+    shelf.values.lock().unwrap().push(Bytes::from("old"));
+    let place = Location { run: 1, offset: 0, len: 3 };
+    assert!(store.relocate(Revision::new(2, 0), place));
+    (store, shelf)
+}
+
+fn put(key: &'static str, value: &'static str) -> PutRequest {
+    PutRequest { key: key.into(), value: value.into(), ..PutRequest::default() }
+}
+
+fn op(request: Request) -> RequestOp {
+    RequestOp { request: Some(request) }
+}
+
+/// What can't be read on one member changes nothing of what is written there.
+#[test]
+fn a_damaged_value_decides_nothing_and_takes_only_the_answer() {
+    let (mut whole, _) = store_with_a_cold_value();
+    let (mut damaged, shelf) = store_with_a_cold_value();
+    shelf.damaged.store(true, Ordering::Relaxed);
+    let with_prev = PutRequest { prev_kv: true, ..put("a", "new") };
+    let range = RangeRequest { key: "a".into(), revision: 2, ..RangeRequest::default() };
+    let txn = TxnRequest {
+        success: vec![
+            op(Request::RequestRange(range.clone())),
+            op(Request::RequestPut(put("b", "1"))),
+        ],
+        ..TxnRequest::default()
+    };
+    let mut outcomes = Vec::new();
+    for store in [&mut whole, &mut damaged] {
+        let put = store.put(&with_prev, &|_| false).unwrap();
+        let txn = store.apply_txn(&txn, &|_| false).unwrap();
+        outcomes.push((put.lost, txn.lost, store.revision(), store.state_hash()));
+    }
+    let (revision, hash) = (whole.revision(), whole.state_hash());
+    assert_eq!(outcomes, [(false, false, revision, hash), (true, true, revision, hash)]);
+    assert_eq!(damaged.range(&range), Err(Error::Unreadable));
+    assert!(damaged.history(2, 10, 1000).is_err(), "the first revision can't be read");
+}
+
+#[test]
+fn what_depends_on_a_damaged_value_waits_and_writes_nothing() {
+    let (mut store, shelf) = store_with_a_cold_value();
+    shelf.damaged.store(true, Ordering::Relaxed);
+    let hash = store.state_hash();
+    let keeps = PutRequest { ignore_value: true, lease: 1, ..put("a", "") };
+    assert_eq!(store.put(&keeps, &|_| true), Err(Error::Unreadable));
+    let nested = TxnRequest {
+        success: vec![op(Request::RequestPut(put("b", "1"))), op(Request::RequestPut(keeps))],
+        ..TxnRequest::default()
+    };
+    assert_eq!(store.apply_txn(&nested, &|_| true), Err(Error::Unreadable));
+    let compare = Compare {
+        key: "a".into(),
+        target: CompareTarget::Value.into(),
+        target_union: Some(TargetUnion::Value("old".into())),
+        ..Compare::default()
+    };
+    let swap = TxnRequest {
+        compare: vec![compare],
+        success: vec![op(Request::RequestPut(put("b", "1")))],
+        ..TxnRequest::default()
+    };
+    assert_eq!(store.apply_txn(&swap, &|_| true), Err(Error::Unreadable));
+    assert_eq!((store.revision(), store.state_hash()), (2, hash));
+    // What comes from elsewhere counts only if it is the value that was written.
+    assert!(!store.heal(Revision::new(2, 0), b"odd"));
+    assert!(!store.heal(Revision::new(3, 0), b"old"), "there is no such record");
+    assert!(store.heal(Revision::new(2, 0), b"old"));
+    assert_eq!(store.resident_bytes(), 3);
+    assert!(store.apply_txn(&swap, &|_| true).unwrap().response.succeeded);
 }

@@ -3,6 +3,7 @@
 use crate::error::{Error, Result};
 use crate::mvcc::change::{Change, TxnOutcome};
 use crate::mvcc::compare::txn_path;
+use crate::mvcc::log::Version;
 use crate::mvcc::owned::owned;
 use crate::mvcc::range::check_sort;
 use crate::mvcc::revision::KeyRange;
@@ -23,6 +24,8 @@ use std::slice::Iter;
 pub struct WriteTxn<'a> {
     store: &'a mut Store,
     changes: Vec<Change>,
+    /// A value that the answer should show can't be read.
+    lost: bool,
 }
 
 impl Drop for WriteTxn<'_> {
@@ -34,7 +37,7 @@ impl Drop for WriteTxn<'_> {
 impl<'a> WriteTxn<'a> {
     /// A transaction that expects this many changes.
     pub(super) fn new(store: &'a mut Store, changes: usize) -> WriteTxn<'a> {
-        WriteTxn { store, changes: Vec::with_capacity(changes) }
+        WriteTxn { store, changes: Vec::with_capacity(changes), lost: false }
     }
 
     /// The revision that a read inside the transaction stands at.
@@ -75,24 +78,31 @@ impl<'a> WriteTxn<'a> {
         std::mem::take(&mut self.changes)
     }
 
-    fn newest(&self, key: &[u8]) -> Result<Option<crate::pb::mvccpb::KeyValue>> {
-        let Some(id) = self.store.index.get(&self.store.keys, key) else { return Ok(None) };
-        self.store.visible(id, i64::MAX).map(|record| self.store.key_value(record)).transpose()
+    /// Whether the answer lacks a value that can't be read on this member.
+    pub(super) fn lost(&self) -> bool {
+        self.lost
     }
 
-    /// A put as the API asks for it; refused before it writes.
+    /// A put as the API asks for it; refused before it writes. `Unreadable` says that it needs a
+    /// value which can't be read now: then nothing has happened.
     pub(super) fn apply_put(&mut self, request: &PutRequest) -> Result<PutResponse> {
         let mut prev_kv = None;
         let mut value = None;
         let mut lease = request.lease;
         if request.prev_kv || request.ignore_value || request.ignore_lease {
-            let prev = self.newest(&request.key)?;
+            let prev = self.store.newest(&request.key);
             if request.ignore_value || request.ignore_lease {
-                let prev = prev.as_ref().ok_or(Error::KeyNotFound)?;
-                value = request.ignore_value.then(|| prev.value.clone());
+                let prev = prev.ok_or(Error::KeyNotFound)?;
+                if request.ignore_value {
+                    value = Some(self.store.value(&prev.value)?);
+                }
                 lease = if request.ignore_lease { prev.lease } else { lease };
             }
-            prev_kv = prev.filter(|_| request.prev_kv);
+            if request.prev_kv {
+                let read = prev.map(|prev| self.store.key_value(prev)).transpose();
+                self.lost |= read.is_err();
+                prev_kv = read.unwrap_or_default();
+            }
         }
         let value = value.unwrap_or_else(|| owned(&request.value));
         self.put_owned(&request.key, value, lease);
@@ -117,7 +127,7 @@ impl<'a> WriteTxn<'a> {
         for id in doomed {
             let mut change = self.store.write_delete(self.next(), id);
             if request.prev_kv {
-                self.store.fill_prev(&mut change);
+                self.lost |= self.store.fill_prev(&mut change).is_err();
                 response.prev_kvs.extend(change.prev.clone());
             }
             response.deleted += 1;
@@ -127,7 +137,13 @@ impl<'a> WriteTxn<'a> {
     }
 
     fn apply_range(&mut self, request: &RangeRequest) -> Result<RangeResponse> {
-        let (found, queue) = self.store.range_and_queue(request, self.revision())?;
+        let (found, queue) = match self.store.range_and_queue(request, self.revision()) {
+            Err(Error::Unreadable) => {
+                self.lost = true;
+                return Ok(RangeResponse::default());
+            }
+            found => found?,
+        };
         if let Some(queue) = queue {
             self.store.keep_queue(queue);
         }
@@ -184,11 +200,20 @@ pub(super) fn side(request: &TxnRequest, succeeded: bool) -> &[RequestOp] {
 }
 
 impl Store {
+    /// The newest version of a key, if it lives.
+    fn newest(&self, key: &[u8]) -> Option<&Version> {
+        let id = self.index.get(&self.keys, key)?;
+        self.visible(id, i64::MAX)
+    }
+
     /// Applies a transaction: all compares first, those of nested transactions too; then a check
     /// of everything that may be refused; then the operations, which cannot fail.
     ///
     /// The checks look at the logical state alone, so that members whose physical compaction
     /// stands at different points agree.
+    ///
+    /// # Errors
+    /// `Unreadable` when a value can't be read that decides what is written; then nothing is.
     pub fn apply_txn(
         &mut self,
         request: &TxnRequest,
@@ -200,7 +225,8 @@ impl Store {
         check.ranges(request, &mut path.iter())?;
         let mut txn = self.write();
         let response = txn.apply_ops(request, &mut path.iter());
-        Ok(TxnOutcome { response, changes: txn.end() })
+        let lost = txn.lost();
+        Ok(TxnOutcome { response, changes: txn.end(), lost })
     }
 }
 
@@ -232,6 +258,12 @@ impl Check<'_> {
     fn put(&mut self, request: &PutRequest) -> Result<()> {
         if (request.ignore_value || request.ignore_lease) && !self.lives(&request.key) {
             return Err(Error::KeyNotFound);
+        }
+        if request.ignore_value
+            && let Some(prev) = self.store.newest(&request.key)
+        {
+            // Read once more when it is written: what decides must be seen before the first write.
+            self.store.value(&prev.value)?;
         }
         if request.lease != 0 && !(self.lease_exists)(request.lease) {
             return Err(Error::LeaseNotFound);

@@ -38,7 +38,7 @@ impl Hub {
     ///
     /// Steps turn about between the watcher farthest behind and the one least far, so that the
     /// one does not keep the other waiting for a million revisions. On its way the last one
-    /// picks up all others.
+    /// picks up all others. A value that can't be read ends the work until somebody asks again.
     pub fn catch_up<H: History + ?Sized>(&mut self, history: &H, budget: StepBudget) -> bool {
         self.end_compacted(history.compact_revision());
         self.newest_first = !self.newest_first;
@@ -47,6 +47,7 @@ impl Hub {
         assert!(from <= self.revision, "behind at {from}, published {}", self.revision);
 
         let stretch = history.history(from, self.revision, budget.changes);
+        let Ok(stretch) = stretch else { return false };
         let last = stretch.last().map_or(self.revision, |revision| revision.main);
         let step = self.take_step(from, last);
         let upto = self.hand_out(&stretch, last, &step, budget.items);

@@ -1,5 +1,6 @@
 //! Where the past can be read, for watchers that begin there or have fallen behind.
 
+use crate::error::Result;
 use crate::mvcc::change::Change;
 use crate::mvcc::store::Store;
 use std::sync::Arc;
@@ -21,7 +22,10 @@ pub trait History {
 
     /// Whole revisions from `from` on and no later than `to`, in order: about `max_changes`
     /// changes, and at least one revision if there is any.
-    fn history(&self, from: i64, to: i64, max_changes: usize) -> Vec<Revision>;
+    ///
+    /// # Errors
+    /// `Unreadable` when a value of the first revision can't be read at this moment.
+    fn history(&self, from: i64, to: i64, max_changes: usize) -> Result<Vec<Revision>>;
 }
 
 impl History for Store {
@@ -29,13 +33,20 @@ impl History for Store {
         Store::compact_revision(self)
     }
 
-    fn history(&self, from: i64, to: i64, max_changes: usize) -> Vec<Revision> {
-        let chunk = Store::history(self, from, max_changes, STRETCH_BYTES_MAX);
-        let within = chunk.revisions.into_iter().take_while(|(main, _)| *main <= to);
-        let revision = |(main, mut changes): (i64, Vec<Change>)| {
-            changes.iter_mut().for_each(|change| self.fill_prev(change));
-            Revision { main, changes: Arc::from(changes) }
-        };
-        within.map(revision).collect()
+    fn history(&self, from: i64, to: i64, max_changes: usize) -> Result<Vec<Revision>> {
+        let chunk = Store::history(self, from, max_changes, STRETCH_BYTES_MAX)?;
+        let mut stretch = Vec::with_capacity(chunk.revisions.len());
+        for (main, mut changes) in chunk.revisions {
+            if main > to {
+                break;
+            }
+            let filled = changes.iter_mut().try_for_each(|change| self.fill_prev(change));
+            match filled {
+                Ok(()) => stretch.push(Revision { main, changes: Arc::from(changes) }),
+                Err(error) if stretch.is_empty() => return Err(error),
+                Err(_) => break,
+            }
+        }
+        Ok(stretch)
     }
 }

@@ -62,7 +62,12 @@ impl History for ModelStore {
         self.compacted
     }
 
-    fn history(&self, from: i64, to: i64, max_changes: usize) -> Vec<Revision> {
+    fn history(
+        &self,
+        from: i64,
+        to: i64,
+        max_changes: usize,
+    ) -> crate::error::Result<Vec<Revision>> {
         assert!(from >= self.compacted, "asked for {from}, compacted at {}", self.compacted);
         assert!(to <= self.revision(), "asked for the future");
         let mut found = Vec::new();
@@ -73,7 +78,7 @@ impl History for ModelStore {
                 found.push(revision.clone());
             }
         }
-        found
+        Ok(found)
     }
 }
 
