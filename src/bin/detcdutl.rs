@@ -7,6 +7,7 @@ use detcd::config::url::Url;
 use detcd::env::disk::Disk;
 use detcd::env::real_disk::RealDisk;
 use detcd::server::restore::{BackupFile, BackupStatus, RestoreOptions, restore};
+use detcd::storage::verify::{Looked, verify};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -59,6 +60,19 @@ fn command() -> Command {
         )
         .subcommand(snapshot)
         .subcommand(hashkv)
+        .subcommand(verify_command())
+}
+
+fn verify_command() -> Command {
+    Command::new("verify")
+        .about("Reads all files of a member that does not run, and says what is damaged")
+        .arg(
+            Arg::new("data-dir")
+                .long("data-dir")
+                .required(true)
+                .value_parser(value_parser!(PathBuf))
+                .help("The member's data directory"),
+        )
 }
 
 fn restore_command() -> Command {
@@ -127,8 +141,33 @@ fn run(matches: &ArgMatches) -> Result<(), String> {
             print_hash(hash, revision, compacted, format);
             Ok(())
         }
+        Some(("verify", args)) => verify_member(args),
         other => unreachable!("clap requires a subcommand: {other:?}"),
     }
+}
+
+fn verify_member(args: &ArgMatches) -> Result<(), String> {
+    let data_dir = args.get_one::<PathBuf>("data-dir").expect("it is required");
+    let looked = block_on(verify(&RealDisk, data_dir))?.map_err(|error| error.to_string())?;
+    let mut damaged = 0;
+    for Looked { what, damage } in looked {
+        match damage {
+            None => println!("ok       {what}"),
+            Some(error) => {
+                damaged += 1;
+                println!("DAMAGED  {what}: {error}");
+            }
+        }
+    }
+    if damaged > 0 {
+        return Err(format!("{damaged} of them are damaged in {}", data_dir.display()));
+    }
+    Ok(())
+}
+
+fn block_on<T>(work: impl Future<Output = T>) -> Result<T, String> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    Ok(runtime.map_err(|error| format!("cannot start: {error}"))?.block_on(work))
 }
 
 fn file(args: &ArgMatches) -> &Path {
@@ -167,9 +206,7 @@ fn restore_member(args: &ArgMatches) -> Result<(), String> {
     };
     let disk: Arc<dyn Disk> = Arc::new(RealDisk);
     let backup = BackupFile::open(&*disk, file(args), options.skip_hash_check)?;
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    let runtime = runtime.map_err(|error| format!("cannot start: {error}"))?;
-    let made = runtime.block_on(restore(disk, &backup, &options))?;
+    let made = block_on(restore(disk, &backup, &options))??;
     println!(
         "restored {} records up to revision {} (compacted: {}) as member {:x} of cluster {:x} \
          in {}",

@@ -56,6 +56,16 @@ pub struct Recovery {
 
 /// Finds the newest checkpoint that verifies, opens the log behind it, and removes leftovers.
 pub async fn recover(dir: &DataDir, options: WalOptions) -> Result<Recovery, StorageError> {
+    recover_before(dir, options, u64::MAX).await
+}
+
+/// Like `recover`, among the checkpoints of lower sequence numbers than `before`: blocks of runs
+/// are verified only when they are read, so one may turn out to be damaged later.
+pub async fn recover_before(
+    dir: &DataDir,
+    options: WalOptions,
+    before: u64,
+) -> Result<Recovery, StorageError> {
     let disk = dir.disk();
     let run_dir = dir.run_dir();
     // A manifest whose name is only in the page cache must not be relied upon: what follows from
@@ -65,7 +75,8 @@ pub async fn recover(dir: &DataDir, options: WalOptions) -> Result<Recovery, Sto
     let mut notes = Vec::new();
     let mut broken = None;
     let mut checkpoint = None;
-    for sequence in Manifest::sequences(&**disk, &run_dir)? {
+    let sequences = Manifest::sequences(&**disk, &run_dir)?;
+    for sequence in sequences.into_iter().filter(|sequence| *sequence < before) {
         match Checkpoint::open(&**disk, &run_dir, sequence) {
             Ok(found) => {
                 checkpoint = Some(found);

@@ -146,13 +146,14 @@ impl Manifest {
             return Err(damaged("it does not begin with the magic of a manifest"));
         }
         let version = header.u32().ok_or_else(|| damaged("it is too short"))?;
+        let (covered, crc) = bytes.split_at(bytes.len() - 4);
+        // First, because a version that rotted is no later one. Later ones keep it here.
+        if crc != crc32c::crc32c(covered).to_le_bytes() {
+            return Err(damaged("its checksum does not match"));
+        }
         if version > VERSION {
             let path = path.to_path_buf();
             return Err(StorageError::Newer { path, found: version, supported: VERSION });
-        }
-        let (covered, crc) = bytes.split_at(bytes.len() - 4);
-        if crc != crc32c::crc32c(covered).to_le_bytes() {
-            return Err(damaged("its checksum does not match"));
         }
         let (installed, length) = (header.u32(), header.u64());
         let body = covered.get(HEADER_BYTES..).unwrap_or(&[]);
@@ -294,6 +295,11 @@ mod tests {
     fn a_later_version_is_refused_as_such() {
         let mut bytes = example().encode().to_vec();
         bytes[8] = 7;
+        let rotten = Manifest::decode(&bytes, Path::new("x.manifest")).expect_err("its checksum");
+        assert!(matches!(rotten, StorageError::Damaged { .. }), "{rotten}");
+        let covered = bytes.len() - 4;
+        let crc = crc32c::crc32c(&bytes[..covered]);
+        bytes[covered..].copy_from_slice(&crc.to_le_bytes());
         let error = Manifest::decode(&bytes, Path::new("x.manifest")).expect_err("version 7");
         assert!(matches!(error, StorageError::Newer { found: 7, supported: 1, .. }), "{error}");
     }

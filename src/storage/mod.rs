@@ -10,7 +10,8 @@
 //! together with what else, are the state at which index;
 //! [`checkpoint`] puts these together and finds at the start what to begin from.
 //!
-//! [`bbolt`] is the format of etcd's backups; [`etcd_wal`] looks into a log of etcd's.
+//! [`verify`] looks at all of it while no member runs. [`bbolt`] is the format of etcd's backups;
+//! [`etcd_wal`] looks into a log of etcd's.
 //!
 //! Every file begins with a magic and a version; a later version is refused. Every byte is under
 //! a checksum. `docs/storage-format.md` draws the formats.
@@ -31,4 +32,5 @@ pub mod run_receiver;
 pub mod run_writer;
 pub mod segment;
 pub mod varint;
+pub mod verify;
 pub mod wal;

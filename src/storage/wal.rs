@@ -334,6 +334,11 @@ impl Wal {
         self.written
     }
 
+    /// The sequence number of the oldest segment that is still there.
+    pub fn first_segment(&self) -> u64 {
+        self.segments.front().map_or(0, |(name, _)| name.sequence)
+    }
+
     pub fn segment_count(&self) -> usize {
         self.segments.len()
     }
