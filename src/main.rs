@@ -290,6 +290,7 @@ fn server_config(config: &Config) -> ServerConfig {
             entries: config.snapshot_count,
             keep_entries: config.snapshot_catchup_entries,
             resident_bytes: config.resident_bytes,
+            scrub_bytes_per_second: config.scrub_bytes_per_second,
             ..CheckpointOptions::default()
         },
         membership: MembershipOptions {

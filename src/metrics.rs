@@ -208,6 +208,12 @@ family! {
     }
     "detcd_" {
         disk_full: gauge("1 while the disk of this member has no room."),
+        damaged_runs: gauge("Runs of records that are damaged and not repaired yet."),
+        repaired_values_total: counter("Values that other members gave back."),
+        value_reads_total: gauge("Values that were read from the disk."),
+        scrubs_total: counter("How often the scrub has read all there is."),
+        scrub_bytes_total: counter("Bytes that the scrub has read."),
+        scrub_damage_total: counter("How often the scrub found damage."),
     }
     "etcd_disk_" {
         wal_fsync_duration_seconds: histogram("How long a sync of the WAL takes.", DISK),

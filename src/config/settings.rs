@@ -85,6 +85,8 @@ pub struct Config {
     pub snapshot_catchup_entries: u64,
     /// Bytes of values on disk that may stay in memory too.
     pub resident_bytes: u64,
+    /// How fast checkpoints are read to find damage; 0 for not at all.
+    pub scrub_bytes_per_second: u64,
     /// Bytes of live data that this member puts up with; less than 0 for any number.
     pub quota_backend_bytes: i64,
     pub auto_compaction: AutoCompaction,
@@ -315,6 +317,7 @@ impl Raw {
             snapshot_count: self.snapshot_count(),
             snapshot_catchup_entries: self.uint("snapshot-catchup-entries"),
             resident_bytes: self.uint("resident-bytes"),
+            scrub_bytes_per_second: self.uint("scrub-bytes-per-second"),
             quota_backend_bytes,
             auto_compaction: self.auto_compaction()?,
             disk_reserve_bytes: self.uint("disk-reserve-bytes"),

@@ -53,6 +53,16 @@ pub enum Event {
     Rewritten { runs: usize, bytes: u64, kept: u64 },
     /// The state of another member took the place of this one's.
     Installed { index: u64, term: u64, revision: i64, state_hash: u64 },
+    /// The newest checkpoint could not be loaded, and the member starts from an older one.
+    FellBack,
+    /// A run of this id does not verify everywhere.
+    Damaged { run: u64 },
+    /// The scrub met something that does not verify.
+    ScrubFound,
+    /// So many values of a damaged run came from other members.
+    ValuesRepaired { run: u64, values: usize },
+    /// A whole run took the place of a damaged one.
+    RunRepaired { run: u64 },
     /// A write to the log has been outstanding for longer than an election timeout.
     SyncStalled { outstanding: Duration },
     /// So many requests were proposed, here or at the leader.

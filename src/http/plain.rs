@@ -107,6 +107,8 @@ fn metrics(handle: &Handle) -> String {
         metrics.mvcc_db_total_size_in_bytes.set(size);
         metrics.mvcc_db_total_size_in_use_in_bytes.set(size);
         metrics.mvcc_current_revision.set(state.store.revision());
+        let reads = i64::try_from(shared.runs.reads()).unwrap_or(i64::MAX);
+        metrics.value_reads_total.set(reads);
         metrics.mvcc_compact_revision.set(state.store.compact_revision());
         metrics.mvcc_keys_total.set(i64::try_from(state.store.key_count()).unwrap_or(i64::MAX));
         metrics.alarms.reset();

@@ -7,6 +7,7 @@ use super::watch_stream;
 use crate::apply::machine::StateMachine;
 use crate::apply::outcome::{LeaseFact, Outcome};
 use crate::env::recorder;
+use crate::error::Error;
 use crate::pb::etcdserverpb::{AlarmMember, AlarmType};
 use crate::pb::raftpb;
 use crate::raft::message::Entry;
@@ -36,15 +37,33 @@ pub async fn run(mut jobs: mpsc::UnboundedReceiver<ApplyJob>, shared: Arc<Shared
             }
         };
         for chunk in entries.chunks(CHUNK_ENTRIES) {
-            let conf_changes = apply_chunk(chunk, &shared);
-            let index = chunk.last().expect("chunks are not empty").index;
-            shared.applied(index, chunk.iter().map(|entry| entry.data.len() as u64).sum());
-            if shared.inbox.send(Event::Applied { index, conf_changes }).await.is_err() {
-                return;
+            let mut left = chunk;
+            while !left.is_empty() {
+                let round = shared.runs.damage.round();
+                let (done, conf_changes) = apply_chunk(left, &shared);
+                let (applied, behind) = left.split_at(done);
+                left = behind;
+                if let Some(index) = applied.last().map(|entry| entry.index) {
+                    let bytes = applied.iter().map(|entry| entry.data.len() as u64).sum();
+                    shared.applied(index, bytes);
+                    if shared.inbox.send(Event::Applied { index, conf_changes }).await.is_err() {
+                        return;
+                    }
+                }
+                if !left.is_empty() {
+                    wait_for_value(&left[0], round, &shared).await;
+                }
             }
             crate::env::yield_now().await;
         }
     }
+}
+
+/// An entry needs a value that can't be read here: it waits until another member gave it back.
+async fn wait_for_value(entry: &Entry, round: u64, shared: &Shared) {
+    tracing::error!(index = entry.index, "apply waits for a value in a damaged run");
+    let until = shared.env.clock.now() + shared.election_timeout;
+    shared.repaired_since(round, until).await;
 }
 
 /// Swaps the state machine. Watchers go on from the history of the other state.
@@ -83,12 +102,14 @@ fn install(swap: Swap, shared: &Shared) -> Installed {
     Installed { applied, conf_state, members, done }
 }
 
-/// Applies some entries under one hold of the state; returns the membership changes among them.
-fn apply_chunk(chunk: &[Entry], shared: &Shared) -> Vec<raftpb::ConfChange> {
+/// Applies some entries under one hold of the state; returns how many, and the membership changes
+/// among them. It ends early before an entry that needs a value which can't be read now.
+fn apply_chunk(chunk: &[Entry], shared: &Shared) -> (usize, Vec<raftpb::ConfChange>) {
     let now = shared.env.clock.now().since_start();
     let mut conf_changes = Vec::new();
     let mut state = shared.state_mut();
     let alarms = state.alarms.list(AlarmType::None);
+    let mut done = 0;
     for entry in chunk {
         shared.env.recorder.record(&recorder::Event::Committed {
             index: entry.index,
@@ -97,6 +118,10 @@ fn apply_chunk(chunk: &[Entry], shared: &Shared) -> Vec<raftpb::ConfChange> {
         });
         let begun = shared.env.clock.now();
         let mut outcome = state.apply(entry, now);
+        if outcome.result == Err(Error::Unreadable) {
+            break;
+        }
+        done += 1;
         let took = shared.env.clock.now() - begun;
         count::applied(&shared.metrics, &outcome, took);
         shared.env.recorder.record(&recorder::Event::Applied {
@@ -117,8 +142,10 @@ fn apply_chunk(chunk: &[Entry], shared: &Shared) -> Vec<raftpb::ConfChange> {
     let alarms_after = state.alarms.list(AlarmType::None);
     drop(state);
     note_alarms(shared, &alarms, &alarms_after);
-    shared.metrics.proposals_applied_total.set(chunk.last().map_or(0, |e| e.index as i64));
-    conf_changes
+    if let Some(last) = chunk[..done].last() {
+        shared.metrics.proposals_applied_total.set(last.index as i64);
+    }
+    (done, conf_changes)
 }
 
 /// Reports the alarms that came and went.

@@ -34,6 +34,8 @@ const PIECE_BYTES: usize = 32 << 10;
 const PIECES_MAX: usize = 8;
 /// A reader that takes nothing for so long is given up, since removal waits for it.
 const READER_PATIENCE: Duration = Duration::from_secs(60);
+/// How long a value in a damaged run is waited for.
+const REPAIR_PATIENCE: Duration = Duration::from_secs(10);
 
 /// One piece of a backup.
 pub struct Piece {
@@ -127,7 +129,7 @@ impl Moment {
                 runs.insert(location.run, run.expect("a cold value stands in an open run"));
             }
         }
-        Ok(Chunk { records, runs })
+        Ok(Chunk { shared: self.shared.clone(), records, runs })
     }
 
     /// The revision that no record stands for: that of a restore which raised it. etcd keeps such
@@ -143,11 +145,16 @@ impl Moment {
 
 /// Some records in order. Their runs stay readable, also when others take their place.
 struct Chunk {
+    shared: Arc<Shared>,
     records: Vec<Record>,
     runs: BTreeMap<u64, Arc<Run>>,
 }
 
 impl Chunk {
+    fn values(&self, last: &mut Option<(u64, u64, Bytes)>) -> Result<Vec<Bytes>> {
+        self.records.iter().map(|record| self.value(record, last)).collect()
+    }
+
     fn value(&self, record: &Record, last: &mut Option<(u64, u64, Bytes)>) -> Result<Bytes> {
         let location = match &record.value {
             Value::Resident(value) => return Ok(value.clone()),
@@ -160,8 +167,9 @@ impl Chunk {
         let value = self.runs[&location.run].value_near(to_place(location), &mut block);
         *last = block.map(|(offset, bytes)| (location.run, offset, bytes));
         value.map_err(|error| {
-            tracing::error!(%error, "a value cannot be read");
-            Error::Corrupt
+            tracing::debug!(%error, "a value cannot be read");
+            self.shared.runs.damage.report(location.run);
+            Error::Unreadable
         })
     }
 }
@@ -180,13 +188,29 @@ impl<'a> Walk<'a> {
     }
 
     /// Offers the next chunk of items of the bucket `key`; false at the end.
-    fn step(&mut self, mut take: impl FnMut(Bytes, Bytes)) -> Result<bool> {
-        let chunk = self.next()?;
-        for record in &chunk.records {
-            let value = chunk.value(record, &mut self.block)?;
+    async fn step(&mut self, mut take: impl FnMut(Bytes, Bytes)) -> Result<bool> {
+        let (chunk, values) = self.read().await?;
+        for (record, value) in chunk.records.iter().zip(values) {
             take(record_key(record), record_value(record, value));
         }
         Ok(self.go_on(&chunk, |key| take(key, Bytes::new())))
+    }
+
+    /// The next chunk with its values. One in a damaged run is waited for.
+    async fn read(&mut self) -> Result<(Chunk, Vec<Bytes>)> {
+        let shared = &self.moment.shared;
+        let until = shared.env.clock.now() + REPAIR_PATIENCE;
+        loop {
+            let round = shared.runs.damage.round();
+            let chunk = self.next()?;
+            match chunk.values(&mut self.block) {
+                Ok(values) => return Ok((chunk, values)),
+                Err(Error::Unreadable) if shared.env.clock.now() < until => {
+                    shared.repaired_since(round, until).await;
+                }
+                Err(error) => return Err(error),
+            }
+        }
     }
 
     /// Like `step`, with the lengths of the values.
@@ -251,7 +275,7 @@ async fn run(moment: Moment, outlet: &Outlet) -> Result<()> {
     }
     let mut walk = Walk::new(&moment);
     writer.begin(buckets::KEY);
-    while walk.step(|key, value| writer.push(key, Payload::Bytes(value)))? {
+    while walk.step(|key, value| writer.push(key, Payload::Bytes(value))).await? {
         stream.send(writer.take()).await?;
         yield_now().await;
     }
@@ -328,10 +352,13 @@ pub async fn hash(shared: &Arc<Shared>) -> Result<u32> {
     small(before, &mut add);
     add(buckets::KEY.as_bytes());
     let mut walk = Walk::new(&moment);
-    while walk.step(|key, value| {
-        add(&key);
-        add(&value);
-    })? {
+    while walk
+        .step(|key, value| {
+            add(&key);
+            add(&value);
+        })
+        .await?
+    {
         yield_now().await;
     }
     small(behind, &mut add);

@@ -87,9 +87,13 @@ impl Checkpointer {
     /// Takes a checkpoint, and a second one if runs were rewritten behind it.
     pub async fn checkpoint(&mut self) -> Result<(), StorageError> {
         self.take().await?;
-        self.evict().await?;
-        while let Some(range) = next_rewrite(&self.shared.runs.metas()) {
-            self.rewrite(range).await?;
+        let evicted = self.evict().await;
+        self.is_whole(evicted)?;
+        while let Some(range) = self.next_rewrite() {
+            let rewritten = self.rewrite(range).await;
+            if !self.is_whole(rewritten)? {
+                break;
+            }
         }
         if std::mem::take(&mut self.rewritten) {
             self.take().await?;
@@ -97,7 +101,14 @@ impl Checkpointer {
         Ok(())
     }
 
-    async fn take(&mut self) -> Result<(), StorageError> {
+    /// Which runs are to be rewritten next; a damaged one has to be repaired first.
+    fn next_rewrite(&self) -> Option<Range<usize>> {
+        let metas = self.shared.runs.metas();
+        let is_damaged = |meta: &RunMeta| self.shared.runs.damage.is_damaged(meta.id);
+        next_rewrite(&metas).filter(|range| !metas[range.clone()].iter().any(is_damaged))
+    }
+
+    pub(super) async fn take(&mut self) -> Result<(), StorageError> {
         let started = self.shared.env.clock.now();
         let (image, pin, bytes) = {
             let state = self.shared.state();
@@ -138,7 +149,7 @@ impl Checkpointer {
         Ok(())
     }
 
-    fn next_run(&mut self) -> u64 {
+    pub(super) fn next_run(&mut self) -> u64 {
         self.next.run += 1;
         self.next.run - 1
     }
@@ -215,6 +226,7 @@ impl Checkpointer {
     ) -> Result<(), StorageError> {
         (self.index, self.revision) = (manifest.applied_index, manifest.revision);
         self.shared.checkpointed(self.index, bytes);
+        self.shared.runs.damage.manifest_written();
         self.shared.runs.close_others();
         let in_use = self.shared.sent.runs();
         let cleaned = clean_up(&*self.disk(), &self.dir, &in_use).await?;
@@ -279,7 +291,7 @@ impl Checkpointer {
     }
 
     /// Goes through a run in steps and offers every place to `take`.
-    async fn move_values(
+    pub(super) async fn move_values(
         &self,
         id: u64,
         mut take: impl FnMut(

@@ -115,17 +115,30 @@ impl Handle {
     ) -> Result<api::RangeResponse> {
         self.admit_read(caller, request.serializable).await?;
         self.shared.metrics.mvcc_range_total.inc();
+        let until = self.shared.env.clock.now() + self.shared.request_timeout();
+        loop {
+            let round = self.shared.runs.damage.round();
+            match self.read_once(&request).await {
+                Err(Error::Unreadable) if self.shared.env.clock.now() < until => {
+                    self.shared.repaired_since(round, until).await;
+                }
+                answer => return answer,
+            }
+        }
+    }
+
+    async fn read_once(&self, request: &api::RangeRequest) -> Result<api::RangeResponse> {
         let (mut cursor, header) = {
             let state = self.shared.state();
             state.check_readable()?;
             if request.range_end.is_empty() {
-                let result = state.store.range(&request)?;
+                let result = state.store.range(request)?;
                 let header = Some(self.shared.header_at(state.store.revision()));
                 let (kvs, more, count) = (result.kvs, result.more, result.count);
                 return Ok(api::RangeResponse { header, kvs, more, count });
             }
             let header = Some(self.shared.header_at(state.store.revision()));
-            (state.store.open_range(&request)?, header)
+            (state.store.open_range(request)?, header)
         };
         let mut kvs = Vec::new();
         while let Some(mut chunk) = self.next_chunk(&mut cursor, CHUNK_KEYS, CHUNK_BYTES)? {
@@ -206,9 +219,7 @@ impl Handle {
     pub async fn txn(&self, caller: &Caller, request: api::TxnRequest) -> Result<api::TxnResponse> {
         if let Some(serializable) = reads_only(&request) {
             self.admit_read(caller, serializable).await?;
-            let mut state = self.shared.state_mut();
-            let mut response = state.read_txn(&request)?;
-            drop(state);
+            let mut response = self.read_txn(&request).await?;
             self.complete(&mut response.header);
             return Ok(response);
         }
@@ -218,6 +229,20 @@ impl Handle {
                 Ok(response)
             }
             other => unreachable!("a transaction was answered with {other:?}"),
+        }
+    }
+
+    async fn read_txn(&self, request: &api::TxnRequest) -> Result<api::TxnResponse> {
+        let until = self.shared.env.clock.now() + self.shared.request_timeout();
+        loop {
+            let round = self.shared.runs.damage.round();
+            let answer = self.shared.state_mut().read_txn(request);
+            match answer {
+                Err(Error::Unreadable) if self.shared.env.clock.now() < until => {
+                    self.shared.repaired_since(round, until).await;
+                }
+                answer => return answer,
+            }
         }
     }
 
@@ -264,7 +289,11 @@ impl Handle {
         }
         let (id, answer) = self.enter(bytes)?;
         self.send(Event::Propose { id, data: request::encode(id, op) }).await?;
-        answer.await.map_err(|_| Error::Stopped)?
+        match answer.await.map_err(|_| Error::Stopped)?? {
+            // It is applied; what came of it is not known here.
+            Response::Lost => Err(Error::Timeout),
+            response => Ok(response),
+        }
     }
 
     /// Hands leadership to a member; 0 leaves the choice to the leader.

@@ -31,6 +31,8 @@ const MANIFEST_BYTES_MAX: u64 = 1 << 30;
 enum Broken {
     /// The way to the other member, or what came over it. Another attempt may do.
     Transfer(String),
+    /// The other member's copy is damaged: it will offer another one.
+    Sender(String),
     /// This member's own disk.
     Storage(StorageError),
 }
@@ -78,7 +80,15 @@ pub async fn install(owner: &mut Checkpointer, offer: SnapshotOffer) -> Result<(
                 return swapped;
             }
             Err(Broken::Storage(error)) => return Err(error),
-            Err(Broken::Transfer(reason)) => {
+            Err(broken @ (Broken::Transfer(_) | Broken::Sender(_))) => {
+                let reason = match broken {
+                    Broken::Sender(reason) => {
+                        transfer = Transfer::default();
+                        reason
+                    }
+                    Broken::Transfer(reason) => reason,
+                    Broken::Storage(_) => unreachable!("matched above"),
+                };
                 metrics.snapshot_receive_failures.with_label_values(&from).inc();
                 tracing::info!(reason, from = format!("{:x}", offer.from), "snapshot interrupted");
                 owner.shared.env.clock.sleep(owner.shared.election_timeout / 4).await;
@@ -166,7 +176,10 @@ async fn fetch(
     offer: SnapshotOffer,
     transfer: &mut Transfer,
 ) -> Result<(), Broken> {
-    let interrupted = |status: tonic::Status| Broken::Transfer(status.to_string());
+    let interrupted = |status: tonic::Status| match status.code() {
+        tonic::Code::DataLoss => Broken::Sender(status.to_string()),
+        _ => Broken::Transfer(status.to_string()),
+    };
     let client = owner.peers.client(offer.from);
     let mut client = client.ok_or_else(|| Broken::Transfer("no address".to_string()))?;
     let begun = transfer.manifest.as_ref().map(|manifest| manifest.applied_index);

@@ -7,7 +7,8 @@
 //! - `applier` owns the write side of the state machine and tells callers and watchers.
 //! - `peers` keeps one stream to each other member.
 //!
-//! Beside the ring: `run_dir` owns the directory of runs, `ticker` turns the clock into ticks,
+//! Beside the ring: `run_dir` owns the directory of runs, `scrub` reads what lies there and
+//! `repair` brings back what is damaged, `ticker` turns the clock into ticks,
 //! `applier::compactor` removes what compactions killed, `auto_compactor` asks for them,
 //! `space_driver` looks after quota and disk, `prober` measures the way to the others, `publish`
 //! announces the member. Callers come in through `handle`.
@@ -35,6 +36,7 @@ pub mod auto_compactor;
 pub mod backup;
 pub mod checkpointer;
 pub mod count;
+pub mod damage;
 pub mod event;
 pub mod handle;
 pub mod installer;
@@ -54,9 +56,11 @@ pub mod recipes;
 pub mod reconfig_check;
 pub mod reconfigure;
 pub mod recovery;
+pub mod repair;
 pub mod restore;
 pub mod run_dir;
 pub mod runs;
+pub mod scrub;
 pub mod sent;
 pub mod shared;
 pub mod snapshots;
@@ -340,6 +344,8 @@ fn spawn_ring(parts: RingParts, shared: &Arc<Shared>, peers: &Arc<Peers>) -> Vec
         tokio::spawn(applier::run(apply_jobs, shared.clone())),
         tokio::spawn(applier::compactor(shared.clone())),
         tokio::spawn(run_dir::run(checkpointer, offered)),
+        tokio::spawn(repair::run(shared.clone(), peers.clone())),
+        tokio::spawn(scrub::run(shared.clone())),
         tokio::spawn(ticker::run(tick, shared.clone())),
         tokio::spawn(prober::run(shared.clone(), peers.clone())),
         tokio::spawn(watch_stream::catch_up(shared.clone())),

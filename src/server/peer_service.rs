@@ -174,6 +174,16 @@ impl Peer for PeerService {
         Ok(Response::new(Box::pin(pieces)))
     }
 
+    async fn fetch_values(
+        &self,
+        request: Request<pb::FetchValuesRequest>,
+    ) -> Result<Response<pb::FetchValuesResponse>, Status> {
+        let request = request.into_inner();
+        self.check(request.header)?;
+        let values = super::repair::values(&self.shared, &request.revisions);
+        Ok(Response::new(pb::FetchValuesResponse { values }))
+    }
+
     async fn state_hash(
         &self,
         request: Request<pb::StateHashRequest>,

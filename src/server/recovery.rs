@@ -8,6 +8,7 @@ use crate::alarm::Alarms;
 use crate::apply::machine::{Position, StateMachine};
 use crate::apply::request;
 use crate::env::Env;
+use crate::env::recorder;
 use crate::lease::Lessor;
 use crate::membership::{Members, cluster_id};
 use crate::mvcc::restore::Restored;
@@ -17,6 +18,7 @@ use crate::raft::message::{Entry, EntryKind, HardState};
 use crate::raft::state::Recovered;
 use crate::storage::checkpoint::{self, Checkpoint, NextNumbers, next_numbers};
 use crate::storage::data_dir::DataDir;
+use crate::storage::error::StorageError;
 use crate::storage::manifest::Manifest;
 use crate::storage::wal::{Wal, WalBatch, WalMetadata, WalOptions, WalState};
 use std::sync::Arc;
@@ -58,28 +60,10 @@ pub async fn recover(config: &ServerConfig, env: &Env) -> Result<Recovery, Start
         };
         Wal::create_with(env.disk.clone(), &wal_dir, metadata, options, &batches).await?;
     }
-    let checkpoint::Recovery { checkpoint, mut wal, mut log, notes } =
-        checkpoint::recover(&data_dir, options).await?;
-    for note in notes {
-        tracing::warn!(note, "found on the disk");
-    }
+    let found = newest_state(&data_dir, options, config, env).await?;
+    let Found { manifest, runs, state, mut wal, mut log } = found;
     let WalMetadata { cluster_id, member_id } = log.metadata;
-    let min_ttl = config.lease_ttl_secs_min();
-    let (manifest, runs) = match checkpoint {
-        Some(Checkpoint { manifest, runs }) => (Some(manifest), runs),
-        None => (None, Vec::new()),
-    };
     let next = next_numbers(&*env.disk, &data_dir.run_dir(), member_id, manifest.as_ref())?;
-    let runs = Arc::new(RunTable::new(runs));
-    let state = match &manifest {
-        Some(manifest) => load(manifest, &runs, config).await?,
-        None => {
-            let (store, lessor) = (Store::new(), Lessor::new(min_ttl));
-            let mut state = StateMachine::new(store, lessor, Members::default(), Alarms::default());
-            state.store.set_cold(runs.clone());
-            state
-        }
-    };
     if state.members.is_removed(member_id) {
         return Err(removed(member_id));
     }
@@ -100,6 +84,62 @@ pub async fn recover(config: &ServerConfig, env: &Env) -> Result<Recovery, Start
         applied: applied.index,
     };
     Ok(Recovery { data_dir, wal, cluster_id, member_id, state, core, runs, next, remotes })
+}
+
+/// The newest state that the disk holds, with the log behind it.
+struct Found {
+    manifest: Option<Manifest>,
+    runs: Arc<RunTable>,
+    state: StateMachine,
+    wal: Wal,
+    log: WalState,
+}
+
+/// Loads the newest checkpoint. If one of its runs is damaged, the one before it may do, as long as
+/// the log continues that one without a gap.
+async fn newest_state(
+    data_dir: &DataDir,
+    options: WalOptions,
+    config: &ServerConfig,
+    env: &Env,
+) -> Result<Found, StartError> {
+    let mut before = u64::MAX;
+    let mut damaged: Option<StorageError> = None;
+    loop {
+        let found = checkpoint::recover_before(data_dir, options, before).await;
+        let checkpoint::Recovery { checkpoint, wal, log, notes } = match (found, damaged.take()) {
+            // The log does not reach back so far: what was found first is what is wrong.
+            (Err(StorageError::Missing { .. }), Some(first)) => return Err(first.into()),
+            (found, first) => {
+                damaged = first;
+                found?
+            }
+        };
+        for note in notes {
+            tracing::warn!(note, "found on the disk");
+        }
+        if damaged.is_some() {
+            env.recorder.record(&recorder::Event::FellBack);
+        }
+        let Some(Checkpoint { manifest, runs }) = checkpoint else {
+            let (runs, min_ttl) =
+                (Arc::new(RunTable::new(Vec::new())), config.lease_ttl_secs_min());
+            let (store, lessor) = (Store::new(), Lessor::new(min_ttl));
+            let mut state = StateMachine::new(store, lessor, Members::default(), Alarms::default());
+            state.store.set_cold(runs.clone());
+            return Ok(Found { manifest: None, runs, state, wal, log });
+        };
+        let runs = Arc::new(RunTable::new(runs));
+        match load(&manifest, &runs, config).await {
+            Ok(state) => return Ok(Found { manifest: Some(manifest), runs, state, wal, log }),
+            Err(StartError::Storage(error @ StorageError::Damaged { .. })) => {
+                tracing::error!(%error, "the newest checkpoint cannot be loaded");
+                before = manifest.sequence;
+                damaged.get_or_insert(error);
+            }
+            Err(error) => return Err(error),
+        }
+    }
 }
 
 /// The state machine as a checkpoint holds it.

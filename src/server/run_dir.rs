@@ -1,5 +1,6 @@
-//! The task that owns the directory of runs: takes checkpoints when they are due, and installs
-//! what a leader offers. One task does both, so that they never meet there.
+//! The task that owns the directory of runs: takes checkpoints when they are due, puts whole runs
+//! in the place of damaged ones, and installs what a leader offers. One task does all, so that
+//! they never meet there.
 
 use super::checkpointer::Checkpointer;
 use super::installer;
@@ -23,8 +24,14 @@ pub async fn run(mut owner: Checkpointer, mut offers: mpsc::Receiver<SnapshotOff
             }
             () = shared.checkpoint.notified() => {}
         }
-        while shared.is_checkpoint_due() {
-            let done = owner.checkpoint().await;
+        loop {
+            let done = if shared.runs.damage.wants_checkpoint() {
+                owner.repair().await
+            } else if shared.is_checkpoint_due() {
+                owner.checkpoint().await
+            } else {
+                break;
+            };
             let full = matches!(done, Err(StorageError::NoSpace { .. }));
             if !survives(&shared, done) {
                 return;

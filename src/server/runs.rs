@@ -1,6 +1,7 @@
 //! The runs that make up the state on disk: open for reading, in order, with what of each is
 //! still alive.
 
+use super::damage::Damage;
 use crate::env::yield_now;
 use crate::error::{Error, Result};
 use crate::mvcc::record::{ColdValues, Location, Record, Swept, Value};
@@ -14,6 +15,7 @@ use crate::storage::run::{Run, RunMeta, Stored};
 use bytes::Bytes;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 /// What a record costs in a run beyond its key and its value, about.
@@ -28,6 +30,10 @@ const CHUNK_BYTES: usize = 1 << 20;
 /// - Every value that the store holds as cold stands in a run of `open`.
 pub struct RunTable {
     inner: Mutex<Inner>,
+    /// What of the runs can't be read.
+    pub damage: Damage,
+    /// Values read from the disk so far.
+    reads: AtomicU64,
 }
 
 #[derive(Default)]
@@ -67,7 +73,8 @@ impl RunTable {
             inner.current.push(Counted::new(*run.meta()));
             inner.open.insert(run.meta().id, Arc::new(run));
         }
-        RunTable { inner: Mutex::new(inner) }
+        let (damage, reads) = (Damage::default(), AtomicU64::new(0));
+        RunTable { inner: Mutex::new(inner), damage, reads }
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
@@ -120,6 +127,12 @@ impl RunTable {
         let mut inner = self.lock();
         let current: BTreeSet<u64> = inner.current.iter().map(|run| run.meta.id).collect();
         inner.open.retain(|id, _| current.contains(id));
+        self.damage.retain(|id| current.contains(&id));
+    }
+
+    /// Values that were read from the disk so far.
+    pub fn reads(&self) -> u64 {
+        self.reads.load(Ordering::Relaxed)
     }
 
     /// Counts records that compaction has removed.
@@ -154,9 +167,11 @@ impl ColdValues for RunTable {
         let run = location.run;
         let open = self.get(run);
         let open = open.unwrap_or_else(|| panic!("a value stands in run {run}, which is closed"));
+        self.reads.fetch_add(1, Ordering::Relaxed);
         open.value(to_place(location)).map_err(|error| {
-            tracing::error!(%error, "a value cannot be read");
-            Error::Corrupt
+            tracing::debug!(%error, "a value cannot be read");
+            self.damage.report(run);
+            Error::Unreadable
         })
     }
 }

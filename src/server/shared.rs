@@ -71,6 +71,10 @@ pub struct CheckpointOptions {
     pub resident_bytes: u64,
     /// Bytes of one piece of a checkpoint on its way to another member.
     pub piece_bytes: usize,
+    /// How fast the scrub reads; 0 for no scrub.
+    pub scrub_bytes_per_second: u64,
+    /// The least time from the beginning of a scrub to that of the next.
+    pub scrub_interval: Duration,
 }
 
 impl Default for CheckpointOptions {
@@ -82,6 +86,8 @@ impl Default for CheckpointOptions {
             keep_bytes: 32 << 20,
             resident_bytes: 256 << 20,
             piece_bytes: 128 << 10,
+            scrub_bytes_per_second: 1 << 20,
+            scrub_interval: Duration::from_secs(60),
         }
     }
 }
@@ -323,6 +329,15 @@ impl Shared {
             state.lessor.promote(now, self.election_timeout);
         } else {
             state.lessor.demote();
+        }
+    }
+
+    /// Waits until damaged values were brought back after `round`, or until a time.
+    pub async fn repaired_since(&self, round: u64, until: Mono) {
+        tokio::select! {
+            biased;
+            () = self.runs.damage.repaired_since(round) => {}
+            () = self.env.clock.sleep_until(until) => {}
         }
     }
 

@@ -14,6 +14,7 @@ use crate::raft::message::{Index, NodeId};
 use crate::storage::checkpoint::Checkpoint;
 use crate::storage::error::StorageError;
 use crate::storage::manifest::Manifest;
+use crate::storage::run;
 use bytes::{BufMut, Bytes, BytesMut};
 use std::sync::Arc;
 use tonic::Status;
@@ -43,7 +44,9 @@ impl Outgoing {
         to: NodeId,
         request: &FetchSnapshotRequest,
     ) -> Result<Outgoing, Status> {
-        let opened = find(shared, request.index);
+        // What somebody begins anew is the newest.
+        let begun = if request.offset > 0 { request.index } else { 0 };
+        let opened = find(shared, begun);
         let checkpoint = opened
             .map_err(|error| Status::internal(error.to_string()))?
             .ok_or_else(|| Status::not_found("there is no checkpoint yet"))?;
@@ -75,7 +78,7 @@ impl Outgoing {
             Ok(data) => data,
             Err(error) => {
                 self.ended = true;
-                return Some(Err(Status::internal(error.to_string())));
+                return Some(Err(self.failed(&error)));
             }
         };
         let (offset, crc32c) = (self.offset, crc32c::crc32c(&data));
@@ -93,11 +96,26 @@ impl Outgoing {
         for run in &self.checkpoint.runs {
             let end = start + run.meta().bytes;
             if self.offset < end {
+                // What is damaged here must not travel, and the sender has to know of it.
+                run.verify_blocks_from(self.offset - start, piece)?;
                 return run.raw(self.offset - start, piece);
             }
             start = end;
         }
         Ok(Bytes::new())
+    }
+}
+
+impl Outgoing {
+    fn failed(&self, error: &StorageError) -> Status {
+        let StorageError::Damaged { path, .. } = error else {
+            return Status::internal(error.to_string());
+        };
+        let name = path.file_name().map(|name| name.to_string_lossy().into_owned());
+        if let Some(run) = name.as_deref().and_then(run::parse_name) {
+            self.shared.runs.damage.report(run);
+        }
+        Status::data_loss(error.to_string())
     }
 }
 
@@ -119,13 +137,24 @@ impl Drop for Outgoing {
     }
 }
 
-/// The checkpoint at `index` if it is still there, else the newest.
+/// The checkpoint at `index` if it is still there, else the newest that is whole.
 fn find(shared: &Shared, index: Index) -> Result<Option<Checkpoint>, StorageError> {
     let (disk, dir) = (&*shared.env.disk, &*shared.run_dir);
-    let sequences = Manifest::sequences(disk, dir)?;
-    let is_begun = |sequence: &&u64| {
-        Manifest::load(disk, dir, **sequence).is_ok_and(|found| found.applied_index == index)
+    let mut sequences = Manifest::sequences(disk, dir)?;
+    let is_begun = |sequence: &u64| {
+        Manifest::load(disk, dir, *sequence).is_ok_and(|found| found.applied_index == index)
     };
-    let begun = sequences.iter().find(is_begun).or(sequences.first());
-    begun.map(|&sequence| Checkpoint::open(disk, dir, sequence)).transpose()
+    // The one that was begun comes first.
+    sequences.sort_by_key(|sequence| !is_begun(sequence));
+    let mut damaged = None;
+    for sequence in sequences {
+        match Checkpoint::open(disk, dir, sequence) {
+            Ok(found) => return Ok(Some(found)),
+            Err(error @ StorageError::Damaged { .. }) => {
+                damaged.get_or_insert(error);
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    damaged.map_or(Ok(None), Err)
 }

@@ -6,6 +6,7 @@
 
 mod checkpoint;
 mod client;
+mod damage;
 mod input;
 mod kill;
 mod membership;

@@ -89,6 +89,14 @@ pub enum What {
         index: u64,
         term: u64,
     },
+    /// A run of records does not verify everywhere.
+    Damaged {
+        run: String,
+    },
+    /// A whole run took its place.
+    Repaired {
+        run: String,
+    },
     /// The recorder itself could not write for so long; `lines` were lost.
     NotWritten {
         for_us: u64,

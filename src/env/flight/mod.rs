@@ -332,6 +332,8 @@ fn said(event: &Event) -> Option<What> {
             What::Checkpoint { index: *index, took_us: micros(*took) }
         }
         Event::Installed { index, term, .. } => What::Installed { index: *index, term: *term },
+        Event::Damaged { run } => What::Damaged { run: id_text(*run) },
+        Event::RunRepaired { run } => What::Repaired { run: id_text(*run) },
         Event::Stopped { reason } => What::Stop { reason: reason.clone() },
         Event::Proposed { .. }
         | Event::RoundTrip { .. }
@@ -341,6 +343,9 @@ fn said(event: &Event) -> Option<What> {
         | Event::SyncStalled { .. }
         | Event::HardState { .. }
         | Event::Rewritten { .. }
+        | Event::FellBack
+        | Event::ScrubFound
+        | Event::ValuesRepaired { .. }
         // Its becoming an alarm of the cluster is what counts.
         | Event::OwnAlarm { .. }
         | Event::AutoCompaction { .. }

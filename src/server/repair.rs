@@ -1,0 +1,266 @@
+//! Repairs what is damaged of this member's runs: fetches the values that can't be read from other
+//! members, and then writes the run anew.
+//!
+//! A damaged block is never served. Who reads a value in it waits; so does apply, where the value
+//! decides what an entry does. Keys, revisions and leases are in memory, so only values are lost,
+//! and memory holds a digest of each: what another member sends counts only if it is the value
+//! that the record was written with. Values come back into memory first, by a task that waits for
+//! nobody on this member; then the owner of the directory writes a run that takes the place of the
+//! damaged one and of all older ones. (As the oldest run it need not hold the tombstones that
+//! memory has forgotten, which a damaged block would have lost.)
+
+use super::checkpointer::{Checkpointer, SweepPin};
+use super::peers::Peers;
+use super::runs::{to_place, to_stored};
+use super::shared::Shared;
+use crate::env::recorder;
+use crate::env::yield_now;
+use crate::mvcc::record::{Record, Value};
+use crate::mvcc::revision::Revision;
+use crate::pb::raftpb::{FetchValuesRequest, FetchedValue, RecordRevision};
+use crate::raft::message::NodeId;
+use crate::storage::error::StorageError;
+use crate::storage::run::{self, Run, RunMeta};
+use crate::storage::run_writer::RunWriter;
+use bytes::Bytes;
+use std::sync::Arc;
+
+/// Records that are taken under one hold of the state.
+const CHUNK_RECORDS: usize = 256;
+/// Values asked for at once.
+const ASKED_MAX: usize = 1024;
+/// How long the values of a run are left alone that nobody could give back, in election timeouts.
+const PAUSE_MAX_ELECTIONS: u32 = 4;
+/// An answer ends once its values have so many bytes.
+const ANSWER_BYTES: usize = 1 << 20;
+/// No compaction is at or before it, so every record that memory knows counts.
+const NOTHING_COMPACTED: i64 = -1;
+
+/// Brings values back that can't be read; runs until the server stops.
+pub async fn run(shared: Arc<Shared>, peers: Arc<Peers>) {
+    let damage = &shared.runs.damage;
+    let mut pause = shared.election_timeout;
+    loop {
+        let damaged = damage.wait().await;
+        for run in damage.take_unreported() {
+            tracing::error!(run = format!("{run:016x}"), "a run is damaged");
+            shared.env.recorder.record(&recorder::Event::Damaged { run });
+        }
+        shared.metrics.damaged_runs.set(i64::try_from(damage.runs()).unwrap_or(i64::MAX));
+        let mut left = 0;
+        for run in damaged {
+            left += heal(&shared, &peers, run).await;
+        }
+        damage.end_round();
+        shared.catch_up.notify_one();
+        shared.checkpoint.notify_one();
+        if left == 0 {
+            pause = shared.election_timeout;
+            continue;
+        }
+        tracing::error!(values = left, "no member has given these values back yet");
+        shared.env.clock.sleep(pause).await;
+        pause = (2 * pause).min(PAUSE_MAX_ELECTIONS * shared.election_timeout);
+    }
+}
+
+/// Brings the values of one run back; says how many are still missing.
+async fn heal(shared: &Arc<Shared>, peers: &Arc<Peers>, id: u64) -> usize {
+    let Some(run) = shared.runs.get(id) else {
+        shared.runs.damage.forget(id);
+        return 0;
+    };
+    let mut wanted = unreadable(shared, &run).await;
+    let missing = wanted.len();
+    let me = shared.member_id;
+    let others: Vec<NodeId> = shared.state().members.iter().map(|member| member.id).collect();
+    for other in others.into_iter().filter(|id| *id != me) {
+        if !wanted.is_empty() {
+            wanted = fetch(shared, peers, other, wanted).await;
+        }
+    }
+    let values = missing - wanted.len();
+    shared.metrics.repaired_values_total.inc_by(values as u64);
+    if values > 0 {
+        tracing::warn!(run = format!("{id:016x}"), values, "values were fetched from others");
+        shared.env.recorder.record(&recorder::Event::ValuesRepaired { run: id, values });
+    }
+    if wanted.is_empty() {
+        shared.runs.damage.healed(id);
+    }
+    wanted.len()
+}
+
+/// The revisions whose values a run should give and can't.
+async fn unreadable(shared: &Arc<Shared>, run: &Run) -> Vec<Revision> {
+    let RunMeta { id, first, last, .. } = *run.meta();
+    let mut from = Revision::new(first.main, first.sub);
+    let mut wanted = Vec::new();
+    let mut block = None;
+    loop {
+        let chunk =
+            shared.state().store.records_at(from, last.main, NOTHING_COMPACTED, CHUNK_RECORDS);
+        let Some(end) = chunk.last() else { return wanted };
+        from = Revision::new(end.revision.main, end.revision.sub + 1);
+        for record in &chunk {
+            if let Value::Cold(location) = record.value
+                && location.run == id
+                && run.value_near(to_place(location), &mut block).is_err()
+            {
+                wanted.push(record.revision);
+            }
+        }
+        yield_now().await;
+    }
+}
+
+/// Asks a member for values, and takes those that verify; returns the others.
+async fn fetch(
+    shared: &Arc<Shared>,
+    peers: &Arc<Peers>,
+    from: NodeId,
+    wanted: Vec<Revision>,
+) -> Vec<Revision> {
+    let Some(mut client) = peers.client(from) else { return wanted };
+    let mut missing = Vec::new();
+    let mut left = &wanted[..];
+    while !left.is_empty() {
+        let asked = &left[..left.len().min(ASKED_MAX)];
+        let revision = |at: &Revision| RecordRevision { main: at.main, sub: at.sub };
+        let revisions = asked.iter().map(revision).collect();
+        let request = FetchValuesRequest { header: Some(peers.header(from)), revisions };
+        let answer = tokio::select! {
+            biased;
+            answer = client.fetch_values(request) => answer,
+            () = shared.env.clock.sleep(2 * shared.election_timeout) => break,
+        };
+        let Ok(answer) = answer else { break };
+        let values = answer.into_inner().values;
+        if values.is_empty() {
+            break;
+        }
+        let mut state = shared.state_mut();
+        for (revision, fetched) in asked.iter().zip(&values) {
+            if !fetched.found || !state.store.heal(*revision, &fetched.value) {
+                missing.push(*revision);
+            }
+        }
+        left = &left[values.len().min(asked.len())..];
+    }
+    missing.extend_from_slice(left);
+    missing
+}
+
+/// Answers another member with values, as long as the answer is not too long.
+pub fn values(shared: &Shared, revisions: &[RecordRevision]) -> Vec<FetchedValue> {
+    let mut values = Vec::new();
+    let mut bytes = 0;
+    let state = shared.state();
+    for revision in revisions {
+        let found = state.store.value_of(Revision::new(revision.main, revision.sub));
+        let value = found.and_then(Result::ok);
+        bytes += value.as_ref().map_or(0, Bytes::len);
+        values.push(FetchedValue { found: value.is_some(), value: value.unwrap_or_default() });
+        if bytes >= ANSWER_BYTES {
+            break;
+        }
+    }
+    values
+}
+
+impl Checkpointer {
+    /// Puts whole files in the place of damaged ones whose values are safe.
+    ///
+    /// # Errors
+    /// When the disk fails otherwise than by damage.
+    pub async fn repair(&mut self) -> Result<(), StorageError> {
+        let shared = self.shared.clone();
+        let damage = &shared.runs.damage;
+        while let Some(id) = damage.next_healed() {
+            let position = self.shared.runs.metas().iter().position(|meta| meta.id == id);
+            if let Some(position) = position {
+                let rebuilt = self.rebuild(position).await;
+                if !self.is_whole(rebuilt)? {
+                    return Ok(());
+                }
+                tracing::warn!(run = format!("{id:016x}"), "a damaged run was replaced");
+                self.shared.env.recorder.record(&recorder::Event::RunRepaired { run: id });
+            }
+            damage.forget(id);
+        }
+        self.take().await
+    }
+
+    /// Notes damage that a scan of runs met; false if it met some.
+    pub(super) fn is_whole(&self, done: Result<(), StorageError>) -> Result<bool, StorageError> {
+        match done {
+            Ok(()) => Ok(true),
+            Err(StorageError::Damaged { path, offset, what }) => {
+                let name = path.file_name().map(|name| name.to_string_lossy().into_owned());
+                let Some(id) = name.as_deref().and_then(run::parse_name) else {
+                    return Err(StorageError::Damaged { path, offset, what });
+                };
+                self.shared.runs.damage.report(id);
+                Ok(false)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Writes all runs up to this one as a new one, from what memory knows.
+    async fn rebuild(&mut self, position: usize) -> Result<(), StorageError> {
+        let up_to = self.shared.runs.metas()[position].last.main;
+        let id = self.next_run();
+        let mut writer = RunWriter::new(self.disk(), &self.dir, id)?;
+        let mut from = Revision::default();
+        let mut block = None;
+        // What is swept meanwhile would be missing from the new run while a reader asks for it.
+        let pin = {
+            let _state = self.shared.state();
+            SweepPin::new(&self.shared)
+        };
+        loop {
+            let records = {
+                let state = self.shared.state();
+                state.store.records_at(from, up_to, NOTHING_COMPACTED, CHUNK_RECORDS)
+            };
+            let Some(last) = records.last() else { break };
+            from = Revision::new(last.revision.main, last.revision.sub + 1);
+            for record in records {
+                let value = self.value(&record, &mut block)?;
+                writer.push(&to_stored(record, value)).await?;
+            }
+            yield_now().await;
+        }
+        let written = writer.finish().await?;
+        if written.is_some() {
+            self.shared.runs.open(Run::open(&*self.disk(), &self.dir, id)?);
+            let moved = self.move_values(id, |store, revision, at| store.moved(revision, at));
+            moved.await?;
+        }
+        drop(pin);
+        self.shared.runs.replace(0..position + 1, written.map(|meta| meta.id));
+        // What came from others is in memory, below what was let go.
+        self.evicted = Revision::default();
+        Ok(())
+    }
+
+    fn value(
+        &self,
+        record: &Record,
+        block: &mut Option<(u64, u64, Bytes)>,
+    ) -> Result<Bytes, StorageError> {
+        let location = match &record.value {
+            Value::Resident(value) => return Ok(value.clone()),
+            Value::Cold(location) => *location,
+        };
+        let run = self.shared.runs.get(location.run).expect("a cold value stands in an open run");
+        let mut near = match block.take() {
+            Some((run, offset, bytes)) if run == location.run => Some((offset, bytes)),
+            _ => None,
+        };
+        let value = run.value_near(to_place(location), &mut near);
+        *block = near.map(|(offset, bytes)| (location.run, offset, bytes));
+        value
+    }
+}
