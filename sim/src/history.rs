@@ -1,5 +1,6 @@
 //! What the clients saw: every operation with the moments of its call and its return.
 
+use crate::checker::backup::Backup;
 use crate::checker::lease::Leases;
 use crate::checker::lock::Queues;
 use crate::checker::watch::Stream;
@@ -50,6 +51,7 @@ pub struct History {
     pub streams: Vec<Stream>,
     pub leases: Leases,
     pub queues: Queues,
+    pub backups: Vec<Backup>,
 }
 
 impl History {
@@ -81,6 +83,7 @@ impl History {
         }
         let deliveries = self.streams.iter().flat_map(|stream| &stream.deliveries);
         let seen = deliveries.flat_map(|delivery| &delivery.events).map(|event| event.revision);
+        let seen = seen.chain(self.backups.iter().map(|backup| backup.revision));
         // No more than a write of unknown outcome each can have made them.
         let most = highest + self.operations.len() as i64;
         highest = seen.filter(|revision| *revision <= most).fold(highest, i64::max);

@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 
 /// All marks, each with what it means.
-pub const ALL: [(&str, &str); 53] = [
+pub const ALL: [(&str, &str); 61] = [
     ("leader changed", "a second term had a leader"),
     ("two leaders at once", "a leader of an old term had not heard of the leader of a later one"),
     ("quorum lost", "a majority of the members was down at once"),
@@ -60,10 +60,18 @@ pub const ALL: [(&str, &str); 53] = [
     ("runs merged", "small runs were written as one"),
     ("recovered from a checkpoint", "a member came up with the state of a checkpoint"),
     ("snapshot installed", "a member took over the state of another"),
+    ("log released", "a disk no longer held the first segment of the log"),
+    ("cold value read", "a member read a value from a run"),
+    ("fell back", "a member started from an older checkpoint, for the newest was damaged"),
+    ("run damaged", "a member met a part of a run that does not verify"),
+    ("scrub found damage", "the scrub met a run or a manifest that does not verify"),
+    ("value repaired", "a member got a value of a damaged run back from another"),
+    ("run repaired", "a whole run took the place of a damaged one"),
+    ("backup taken", "a backup was read to its end"),
 ];
 
 /// What the everyday sweep must reach.
-pub const EVERYDAY: [&str; 30] = [
+pub const EVERYDAY: [&str; 33] = [
     "leader changed",
     "two leaders at once",
     "quorum lost",
@@ -94,6 +102,9 @@ pub const EVERYDAY: [&str; 30] = [
     "lease gone under its holder",
     "lock taken",
     "election won",
+    "log released",
+    "cold value read",
+    "backup taken",
 ];
 
 /// How often each mark was reached, by runs.

@@ -315,6 +315,11 @@ impl Model {
         self.versions.iter().filter(|(_, v)| goes(v)).map(|(key, _)| key.clone()).collect()
     }
 
+    /// Every key that there ever was.
+    pub fn keys(&self) -> impl Iterator<Item = &str> {
+        self.versions.keys().map(String::as_str)
+    }
+
     /// All versions of a key, each with its revision.
     pub fn versions(&self, key: &str) -> &[(i64, Option<KeyValue>)] {
         self.versions.get(key).map_or(&[], Vec::as_slice)

@@ -65,7 +65,10 @@ const MEMBERS: [Class; 3] = [
 /// Members that a plan adds at the most.
 const NEWCOMERS_MAX: usize = 4;
 
-const ROT: [Class; 1] = [Class { name: "bit-rot", draw: bit_rot, per_ten_seconds: 1 }];
+const ROT: [Class; 2] = [
+    Class { name: "bit-rot", draw: bit_rot, per_ten_seconds: 1 },
+    Class { name: "run-rot", draw: run_rot, per_ten_seconds: 2 },
+];
 
 /// Draws the actions of a plan whose options stand already.
 pub fn draw(plan: &Plan) -> Vec<Action> {
@@ -89,7 +92,7 @@ pub fn draw(plan: &Plan) -> Vec<Action> {
         if single
             && matches!(
                 class.name,
-                "isolate" | "strand" | "cut-links" | "transfer-leader" | "bit-rot"
+                "isolate" | "strand" | "cut-links" | "transfer-leader" | "bit-rot" | "run-rot"
             )
         {
             continue;
@@ -108,7 +111,7 @@ pub fn draw(plan: &Plan) -> Vec<Action> {
         MEMBERS.iter().for_each(|class| draw_class(plan, class, &mut actions));
         if actions.len() > before {
             // Rot destroys a minority of the founders; who has not left may be the last intact.
-            actions.retain(|action| action.fault.class() != "bit-rot");
+            actions.retain(|action| !action.fault.class().ends_with("-rot"));
         }
     }
     actions.sort_by_key(|action| action.at_ms);
@@ -132,7 +135,7 @@ fn seat_newcomers(plan: &Plan, actions: &mut Vec<Action>) {
 /// Swarm: each class is on with p = 0.5, then its intensity is drawn.
 fn draw_class(plan: &Plan, class: &Class, actions: &mut Vec<Action>) {
     let mut s = Stream::new(plan.seed, &format!("nemesis/{}", class.name));
-    let on = if class.name == "bit-rot" { 150 } else { 500 };
+    let on = if class.name.ends_with("-rot") { 150 } else { 500 };
     if !s.chance(on) {
         return;
     }
@@ -276,11 +279,19 @@ fn no_space(s: &mut Stream, plan: &Plan) -> Fault {
 }
 
 fn bit_rot(s: &mut Stream, plan: &Plan) -> Fault {
-    // Always the same minority: rot on a third member of five could take the last intact copy.
+    Fault::BitRot { target: rotten(s, plan), down_ms: span(s, plan) }
+}
+
+fn run_rot(s: &mut Stream, plan: &Plan) -> Fault {
+    Fault::RunRot { target: rotten(s, plan) }
+}
+
+/// Always the same minority: rot on a third member of five could take the last intact copy.
+fn rotten(s: &mut Stream, plan: &Plan) -> Target {
     let minority = (plan.options.members as u64 - 1) / 2;
     let first = Stream::new(plan.seed, "nemesis/rotten").below(plan.options.members as u64);
     let member = (first + s.below(minority)) % plan.options.members as u64;
-    Fault::BitRot { target: Target::Member(member as usize), down_ms: span(s, plan) }
+    Target::Member(member as usize)
 }
 
 fn clock_rate(s: &mut Stream, plan: &Plan) -> Fault {

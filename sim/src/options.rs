@@ -89,6 +89,11 @@ pub struct Checkpoints {
     pub resident_bytes: u64,
     /// Bytes of one piece on the way to another member.
     pub piece_bytes: usize,
+    /// Bytes that the scrub reads in a second, and the least time from one to the next.
+    #[serde(default = "usual_scrub_bytes")]
+    pub scrub_bytes_per_second: u64,
+    #[serde(default = "usual_scrub_interval")]
+    pub scrub_interval_ms: u64,
 }
 
 impl Default for Checkpoints {
@@ -101,6 +106,8 @@ impl Default for Checkpoints {
             keep_bytes: shipped.keep_bytes,
             resident_bytes: shipped.resident_bytes,
             piece_bytes: shipped.piece_bytes,
+            scrub_bytes_per_second: usual_scrub_bytes(),
+            scrub_interval_ms: usual_scrub_interval(),
         }
     }
 }
@@ -108,14 +115,25 @@ impl Default for Checkpoints {
 impl Checkpoints {
     fn draw(seed: u64) -> Checkpoints {
         let mut s = Stream::new(seed, "options/checkpoints");
+        let mut scrub = Stream::new(seed, "options/scrub");
         Checkpoints {
             log_bytes: s.log_between(1 << 10, 64 << 20),
             keep_entries: s.log_between(1, 10_000) - 1,
             keep_bytes: s.log_between(256, 32 << 20),
             resident_bytes: if s.chance(300) { 0 } else { s.log_between(64, 1 << 20) },
             piece_bytes: s.log_between(128, 128 << 10) as usize,
+            scrub_bytes_per_second: scrub.log_between(1 << 10, 1 << 20),
+            scrub_interval_ms: scrub.log_between(200, 60_000),
         }
     }
+}
+
+fn usual_scrub_bytes() -> u64 {
+    CheckpointOptions::default().scrub_bytes_per_second
+}
+
+fn usual_scrub_interval() -> u64 {
+    CheckpointOptions::default().scrub_interval.as_millis() as u64
 }
 
 fn usual_watch_queue() -> usize {
@@ -139,6 +157,9 @@ pub struct Workload {
     /// Clients that want locks and elections.
     #[serde(default)]
     pub lockers: u64,
+    /// Who takes backups, one after the other.
+    #[serde(default)]
+    pub backups: u64,
     /// How often each kind of request is drawn, relative to each other.
     pub weights: Weights,
 }
@@ -239,7 +260,18 @@ impl Workload {
         let watchers = Stream::new(seed, "workload/watchers").below(4).saturating_sub(1);
         let lessees = Stream::new(seed, "workload/lessees").below(4).saturating_sub(1);
         let lockers = Stream::new(seed, "workload/lockers").below(6).saturating_sub(2);
-        Workload { clients, operations, keys, timeout_ms, watchers, lessees, lockers, weights }
+        let backups = Stream::new(seed, "workload/backups").below(3).saturating_sub(1);
+        Workload {
+            clients,
+            operations,
+            keys,
+            timeout_ms,
+            watchers,
+            lessees,
+            lockers,
+            backups,
+            weights,
+        }
     }
 
     /// Whether anybody holds leases.

@@ -155,6 +155,11 @@ pub enum Fault {
         down_ms: u64,
     },
 
+    /// A bit of a run or a manifest rots under the target, mostly while it works.
+    RunRot {
+        target: Target,
+    },
+
     // --- clocks ---
     ClockRate {
         target: Target,
@@ -287,6 +292,7 @@ impl Fault {
             Fault::FsyncError { .. } => "fsync-error",
             Fault::NoSpace { .. } => "no-space",
             Fault::BitRot { .. } => "bit-rot",
+            Fault::RunRot { .. } => "run-rot",
             Fault::ClockRate { .. } => "clock-rate",
             Fault::WallJump { .. } => "wall-jump",
             Fault::TransferLeader { .. } => "transfer-leader",
@@ -325,7 +331,7 @@ mod tests {
                 *classes.entry(action.fault.class()).or_default() += 1;
             }
         }
-        assert_eq!(classes.len(), 26, "every class is drawn: {classes:?}");
+        assert_eq!(classes.len(), 27, "every class is drawn: {classes:?}");
     }
 
     #[test]

@@ -18,6 +18,8 @@ pub struct Generator {
     writes: u64,
     /// The newest version that this client saw of each key; 0 where it saw that there is none.
     seen: BTreeMap<String, i64>,
+    /// The value that it saw last of each key.
+    values: BTreeMap<String, String>,
     /// The newest revision that this client saw.
     revision: i64,
 }
@@ -30,6 +32,7 @@ impl Generator {
             workload: workload.clone(),
             writes: 0,
             seen: BTreeMap::new(),
+            values: BTreeMap::new(),
             revision: 1,
         }
     }
@@ -54,6 +57,7 @@ impl Generator {
         match (request, &reply.answer) {
             (Request::Put(put), _) => {
                 self.seen.insert(put.key.clone(), reply.revision);
+                self.values.insert(put.key.clone(), put.value.clone());
             }
             (Request::Range(range), Answer::Range { kvs, .. }) if range.revision == 0 => {
                 if range.span.end.is_empty() && !range.count_only {
@@ -61,6 +65,9 @@ impl Generator {
                 }
                 for kv in kvs {
                     self.seen.insert(kv.key.clone(), kv.mod_revision);
+                    if !range.keys_only {
+                        self.values.insert(kv.key.clone(), kv.value.clone());
+                    }
                 }
             }
             (_, _) => {}
@@ -157,6 +164,9 @@ impl Generator {
     fn compare(&self, key: String, seen: i64) -> Compare {
         let (relation, operand) = match seen {
             0 => (Relation::Equal, Operand::Create(0)),
+            seen if seen % 3 == 0 && self.values.contains_key(&key) => {
+                (Relation::Equal, Operand::Value(self.values[&key].clone()))
+            }
             seen if seen % 5 == 0 => (Relation::Less, Operand::Mod(seen + 1)),
             seen if seen % 7 == 0 => (Relation::NotEqual, Operand::Version(0)),
             seen => (Relation::Equal, Operand::Mod(seen)),

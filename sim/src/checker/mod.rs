@@ -5,6 +5,8 @@
 
 use crate::history::Nanos;
 
+/// Backups: exact, whatever goes on meanwhile.
+pub mod backup;
 /// Leadership: it stays where nothing calls for a change, and moves away from who can't lead.
 pub mod leadership;
 /// Leases: never gone too early, never too late.
@@ -50,6 +52,8 @@ pub enum Guarantee {
     LeaseUpper,
     /// The writes of those who hold a lock, one after the other, never interleave.
     LockFencing,
+    /// A backup holds the state at its revision.
+    BackupIsExact,
     Liveness,
     ReplicasAgree,
     /// Leadership changes where it has to, and only there.

@@ -101,6 +101,8 @@ impl Merge {
             line::What::Installed { index, term } => {
                 Event::Installed { index: *index, term: *term, revision: 0, state_hash: 0 }
             }
+            line::What::Damaged { run } => Event::Damaged { run: id_of(run) },
+            line::What::Repaired { run } => Event::RunRepaired { run: id_of(run) },
             line::What::Stop { reason } => Event::Stopped { reason: reason.clone() },
             line::What::Alarm { member: of, alarm, raised } => {
                 let verb = if *raised { "raised" } else { "cleared" };

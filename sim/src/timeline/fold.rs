@@ -272,6 +272,11 @@ impl Fold<'_> {
             | Event::Alarm { .. }
             | Event::MembersChanged { .. }
             | Event::AutoCompaction { .. }
+            | Event::FellBack
+            | Event::Damaged { .. }
+            | Event::ScrubFound
+            | Event::ValuesRepaired { .. }
+            | Event::RunRepaired { .. }
             | Event::DiskFull { .. } => self.remark(event),
             Event::Proposed { .. }
             | Event::RoundTrip { .. }
@@ -311,6 +316,13 @@ impl Fold<'_> {
                 Some((Kind::Other, words))
             }
             Event::DiskFull { full } => Some((Kind::Disk, full_words(*full))),
+            Event::FellBack => Some((Kind::Disk, "starts from an older checkpoint".to_string())),
+            Event::Damaged { run } => Some((Kind::Disk, format!("run {run:x} is damaged"))),
+            Event::ScrubFound => Some((Kind::Disk, "the scrub finds damage".to_string())),
+            Event::ValuesRepaired { values, .. } => {
+                Some((Kind::Disk, format!("{values} values come from others")))
+            }
+            Event::RunRepaired { run } => Some((Kind::Disk, format!("run {run:x} is repaired"))),
             _ => None,
         }
     }

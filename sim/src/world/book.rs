@@ -420,6 +420,19 @@ impl SharedBook {
         }
     }
 
+    /// What a member says of damage to its checkpoints.
+    fn damage(&self, member: usize, event: &Event) {
+        self.line(format_args!("m{member} {event:?}"));
+        self.reach(match event {
+            Event::FellBack => "fell back",
+            Event::Damaged { .. } => "run damaged",
+            Event::ScrubFound => "scrub found damage",
+            Event::ValuesRepaired { .. } => "value repaired",
+            Event::RunRepaired { .. } => "run repaired",
+            other => unreachable!("{other:?} is not about damage"),
+        });
+    }
+
     fn record_lease(&self, at: Nanos, member: usize, event: &Event) {
         match *event {
             Event::LeaseGranted { index, id, ttl, revision } => {
@@ -503,6 +516,11 @@ impl SharedBook {
             Event::Checkpointed { .. } | Event::Rewritten { .. } | Event::Installed { .. } => {
                 self.runs_changed(member, event);
             }
+            Event::FellBack
+            | Event::Damaged { .. }
+            | Event::ScrubFound
+            | Event::ValuesRepaired { .. }
+            | Event::RunRepaired { .. } => self.damage(member, event),
             Event::SyncStalled { outstanding } => {
                 self.line(format_args!("m{member} sync outstanding for {outstanding:?}"));
                 self.reach("slow sync reported");

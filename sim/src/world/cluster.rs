@@ -6,7 +6,7 @@ use super::client::client_address;
 use crate::clock::{SimClock, TRUE_RATE};
 use crate::disk::SimDisk;
 use crate::disk::faults::{DiskCounters, DiskFaults};
-use crate::options::{Checkpoints, Options};
+use crate::options::Options;
 use crate::plan::{Direction, Plan, Target};
 use crate::random::Stream;
 use crate::timeline::record::{Loss, Lost, What};
@@ -391,6 +391,24 @@ impl Cluster {
         Some((path, offset))
     }
 
+    /// Flips a bit of a run or a manifest of a member. Says where, or nothing if there is none.
+    pub fn rot_checkpoint(&self, member: usize, stream: &mut Stream) -> Option<(PathBuf, u64)> {
+        let disk = self.disk(member);
+        let dir = Path::new(DATA_DIR).join("member").join("runs");
+        let kind = if stream.chance(800) { ".run" } else { ".manifest" };
+        let names = disk.list(&dir).ok()?;
+        let paths: Vec<PathBuf> =
+            names.iter().filter(|name| name.ends_with(kind)).map(|name| dir.join(name)).collect();
+        let path = if paths.is_empty() { return None } else { stream.pick(&paths).clone() };
+        let bytes = disk.platter(&path)?.len() as u64;
+        let offset = stream.below(bytes.max(1));
+        if !disk.rot(&path, offset, stream.below(8) as u8) {
+            return None;
+        }
+        self.state(member).rotten = true;
+        Some((path, offset))
+    }
+
     pub fn is_rotten(&self, member: usize) -> bool {
         self.state(member).rotten
     }
@@ -546,10 +564,17 @@ fn usual_disk(options: &Options) -> DiskFaults {
 }
 
 fn checkpoints(options: &Options) -> CheckpointOptions {
-    let Checkpoints { log_bytes, keep_entries, keep_bytes, resident_bytes, piece_bytes } =
-        options.checkpoints;
-    let entries = options.checkpoint_entries;
-    CheckpointOptions { entries, log_bytes, keep_entries, keep_bytes, resident_bytes, piece_bytes }
+    let drawn = options.checkpoints;
+    CheckpointOptions {
+        entries: options.checkpoint_entries,
+        log_bytes: drawn.log_bytes,
+        keep_entries: drawn.keep_entries,
+        keep_bytes: drawn.keep_bytes,
+        resident_bytes: drawn.resident_bytes,
+        piece_bytes: drawn.piece_bytes,
+        scrub_bytes_per_second: drawn.scrub_bytes_per_second,
+        scrub_interval: Duration::from_millis(drawn.scrub_interval_ms),
+    }
 }
 
 impl Seat {

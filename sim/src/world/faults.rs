@@ -9,6 +9,7 @@ use crate::random::Stream;
 use crate::timeline::record::What;
 use crate::timeline::words;
 use madsim::task::NodeId;
+use std::path::PathBuf;
 use std::time::Duration;
 
 fn ms(ms: u64) -> Duration {
@@ -49,7 +50,8 @@ pub async fn carry_out(cluster: Cluster, number: usize, action: Action) {
         | Fault::RollingRestart { .. }
         | Fault::CrashAtDiskOperation { .. }
         | Fault::CrashNextLeader { .. }
-        | Fault::BitRot { .. } => process(&cluster, &action).await,
+        | Fault::BitRot { .. }
+        | Fault::RunRot { .. } => process(&cluster, &action).await,
         Fault::FsyncStall { .. }
         | Fault::FsyncSlow { .. }
         | Fault::WriteError { .. }
@@ -186,19 +188,30 @@ async fn process(cluster: &Cluster, action: &Action) {
             pause(*after_ms).await;
             down(cluster, member, true, *down_ms).await;
         }
+        Fault::RunRot { target } => {
+            let member = cluster.resolve(*target);
+            let place = cluster.rot_checkpoint(member, &mut rot_stream(cluster, action));
+            rots(cluster, member, place);
+        }
         Fault::BitRot { target, down_ms } => {
             let member = cluster.resolve(*target);
             cluster.hold_down(member, true);
-            let label = format!("nemesis/rot at {}", action.at_ms);
-            let mut stream = Stream::new(cluster.plan().seed, &label);
-            if let Some((path, offset)) = cluster.rot(member, &mut stream) {
-                let path = path.display();
-                cluster.book().line(format_args!("m{member} rots at {offset} of {path}"));
-            }
+            rots(cluster, member, cluster.rot(member, &mut rot_stream(cluster, action)));
             pause(*down_ms).await;
             cluster.release(member);
         }
         other => unreachable!("{other:?} is no fault of a process"),
+    }
+}
+
+fn rot_stream(cluster: &Cluster, action: &Action) -> Stream {
+    Stream::new(cluster.plan().seed, &format!("nemesis/rot at {}", action.at_ms))
+}
+
+fn rots(cluster: &Cluster, member: usize, place: Option<(PathBuf, u64)>) {
+    if let Some((path, offset)) = place {
+        let path = path.display();
+        cluster.book().line(format_args!("m{member} rots at {offset} of {path}"));
     }
 }
 

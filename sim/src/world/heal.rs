@@ -43,6 +43,7 @@ pub async fn heal(cluster: &Cluster) -> Healing {
     for member in &core {
         cluster.heal_member(*member);
     }
+    note_reads(cluster);
     cluster.book().ending().update(|ending| ending.core = core.clone());
     let options = &cluster.plan().options;
     let mut healing = Healing {
@@ -97,6 +98,14 @@ pub async fn heal(cluster: &Cluster) -> Healing {
     healing
 }
 
+/// Whether somebody has read values from its disk.
+fn note_reads(cluster: &Cluster) {
+    let servers = (0..cluster.members()).filter_map(|member| cluster.server(member));
+    if servers.into_iter().any(|server| server.shared().runs.reads() > 0) {
+        cluster.book().reach("cold value read");
+    }
+}
+
 /// Those that must work: in liveness mode some quorum, under a partial cut the members that are
 /// connected with each other in full, else everybody whose disk is not destroyed.
 fn choose_core(cluster: &Cluster) -> Vec<usize> {
@@ -105,7 +114,8 @@ fn choose_core(cluster: &Cluster) -> Vec<usize> {
     // up since.
     let can_start = |m: &usize| {
         let member = &book.members[*m];
-        !member.out && (member.persisted > 0 || !cluster.is_rotten(*m))
+        let comes_back = cluster.disk(*m).has_crashed();
+        !member.out && (!cluster.is_rotten(*m) || (member.persisted > 0 && !comes_back))
     };
     let voters = book.voters();
     let quorum = voters.len() / 2 + 1;

@@ -6,6 +6,8 @@
 //! stopped, and at the end heals and demands progress. Everybody writes into one [`book`], whose
 //! checkers look at every event as it happens; the history of the clients is judged at the end.
 
+/// Those who take backups.
+pub mod backups;
 /// Everything that happened, as it happens.
 pub mod book;
 /// The clients.
@@ -31,7 +33,7 @@ pub mod slow_disk;
 /// The watchers.
 pub mod watcher;
 
-use crate::checker::{Guarantee, Violation, leadership, lease, linearizability, liveness};
+use crate::checker::{Guarantee, Violation, backup, leadership, lease, linearizability, liveness};
 use crate::checker::{lock, watch};
 use crate::history;
 use crate::model::Model;
@@ -55,6 +57,7 @@ const SIMULATED_MAX: Duration = Duration::from_secs(600);
 const WATCHER_NODES: u64 = 100;
 const LESSEE_NODES: u64 = 120;
 const LOCKER_NODES: u64 = 140;
+const BACKUP_NODES: u64 = 160;
 /// How long a member stays down that a fault of its disk stopped, where the fault doesn't say.
 const DOWN_MS: u64 = 200;
 
@@ -89,6 +92,10 @@ async fn simulate(plan: Plan, keep_trace: bool) -> Outcome {
     clients.extend((0..plan.workload.lockers).map(|locker| {
         let life = locker::run(cluster.clone(), locker, until);
         cluster.client_node(LOCKER_NODES + locker).spawn(life)
+    }));
+    clients.extend((0..plan.workload.backups).map(|number| {
+        let life = backups::run(cluster.clone(), number, until);
+        cluster.client_node(BACKUP_NODES + number).spawn(life)
     }));
     let watchers: Vec<_> = (0..plan.workload.watchers)
         .map(|watcher| {
@@ -354,6 +361,7 @@ fn further(book: &book::Book, model: &Model) -> Result<(), Violation> {
     let history = &book.history;
     let compactions = history.compactions();
     history.streams.iter().try_for_each(|s| watch::check(model, &compactions, s))?;
+    history.backups.iter().try_for_each(|b| backup::check(model, b))?;
     lease::check(history)?;
     lease::check_keys(history, model)?;
     if let Some(closing) = &book.closing {

@@ -121,6 +121,9 @@ fn read(cluster: &Cluster, member: usize, index: u64) -> Platter {
     if found.wal.segment_count() > 1 {
         cluster.book().reach("segments rolled");
     }
+    if found.wal.first_segment() > 0 {
+        cluster.book().reach("log released");
+    }
     if found.checkpoint.is_some_and(|checkpoint| checkpoint.manifest.applied_index >= index) {
         return Platter::Covered;
     }

@@ -1,0 +1,108 @@
+//! Who takes backups: pulls one from a member at random moments, at a random pace, and looks into
+//! it.
+
+use super::cluster::Cluster;
+use crate::checker::backup::Backup;
+use crate::checker::{Guarantee, Violation};
+use crate::random::Stream;
+use crate::wire;
+use detcd::env::mem_disk::MemDisk;
+use detcd::mvcc::record::{Record, Value};
+use detcd::server::handle::Handle;
+use detcd::server::restore::BackupFile;
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::time::Duration;
+use tokio::time::Instant;
+
+/// A pull that takes longer is given up: its member is down, or waits for a repair.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Takes backups until `until`.
+pub async fn run(cluster: Cluster, number: u64, until: Instant) {
+    let plan = cluster.plan().clone();
+    let mut chance = Stream::new(plan.seed, &format!("backup/{number}"));
+    loop {
+        let pause = Duration::from_millis(chance.log_between(200, 10_000));
+        if Instant::now() + pause + PATIENCE >= until {
+            return;
+        }
+        tokio::time::sleep(pause).await;
+        let member = *chance.pick(&cluster.current());
+        let Some(server) = cluster.server(member) else { continue };
+        let pull = pull(&server, plan.options.election_ms, &mut chance);
+        if let Ok(Some(file)) = tokio::time::timeout(PATIENCE, pull).await {
+            look_into(&cluster, member, file);
+        }
+    }
+}
+
+/// Reads a backup to its end; nothing if it ended early.
+async fn pull(server: &Handle, slow_ms: u64, chance: &mut Stream) -> Option<Vec<u8>> {
+    let mut pieces = server.backup().ok()?;
+    // Some readers are slow, so that much goes on between the first piece and the last.
+    let slow = chance.chance(500);
+    let mut file = Vec::new();
+    while let Some(piece) = pieces.recv().await {
+        file.extend_from_slice(&piece.ok()?.bytes);
+        if slow {
+            tokio::time::sleep(Duration::from_millis(chance.between(0, slow_ms))).await;
+        }
+    }
+    Some(file)
+}
+
+fn look_into(cluster: &Cluster, member: usize, file: Vec<u8>) {
+    let book = cluster.book();
+    let at = book.now();
+    let bytes = file.len();
+    match decode(member, at, file) {
+        Ok(backup) => {
+            let (revision, compacted) = (backup.revision, backup.compacted);
+            book.line(format_args!(
+                "a backup of m{member}: {bytes} bytes, revision {revision}, compacted {compacted}"
+            ));
+            book.reach("backup taken");
+            book.lock().history.backups.push(backup);
+        }
+        Err(what) => {
+            let text = format!("a backup of member {member} can't be read: {what}");
+            book.violated(Violation::new(Guarantee::BackupIsExact, Some(at), text));
+        }
+    }
+}
+
+fn decode(member: usize, at: u64, bytes: Vec<u8>) -> Result<Backup, String> {
+    let (disk, path) = (MemDisk::new(), Path::new("/backup.db"));
+    disk.set_contents(path, bytes);
+    let file = BackupFile::open(&disk, path, false)?;
+    let store = file.store()?;
+    let (revision, compacted) = (store.revision(), store.compact_revision());
+    let mut keys: BTreeMap<String, _> = BTreeMap::new();
+    for record in file.records() {
+        let record = record?;
+        // One without a key only raises the revision.
+        if !record.key.is_empty() {
+            let versions: &mut Vec<_> = keys.entry(wire::text(&record.key)).or_default();
+            versions.push((record.revision.main, version(record)?));
+        }
+    }
+    Ok(Backup { member, at, revision, compacted, keys })
+}
+
+fn version(record: Record) -> Result<Option<crate::model::KeyValue>, String> {
+    if record.tombstone {
+        return Ok(None);
+    }
+    let Value::Resident(value) = record.value else {
+        return Err("a record of a backup is not in memory".to_string());
+    };
+    Ok(Some(wire::key_value(detcd::pb::mvccpb::KeyValue {
+        key: record.key,
+        create_revision: record.create_revision,
+        mod_revision: record.revision.main,
+        version: record.version,
+        value,
+        lease: record.lease,
+    })))
+}
