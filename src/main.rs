@@ -298,6 +298,8 @@ fn server_config(config: &Config) -> ServerConfig {
             max_learners: config.max_learners,
             ..MembershipOptions::default()
         },
+        initial_corrupt_check: config.has_gate("InitialCorruptCheck"),
+        corrupt_check_interval: config.corrupt_check_time,
         ..ServerConfig::default()
     }
 }

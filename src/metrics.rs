@@ -208,6 +208,8 @@ family! {
     }
     "detcd_" {
         disk_full: gauge("1 while the disk of this member has no room."),
+        quarantined: gauge("1 while the state of this member is not served."),
+        quarantines_total: counter("How often the state of this member was found damaged."),
         damaged_runs: gauge("Runs of records that are damaged and not repaired yet."),
         repaired_values_total: counter("Values that other members gave back."),
         value_reads_total: gauge("Values that were read from the disk."),

@@ -1,14 +1,22 @@
 //! `cargo sim`: runs seeds, repeats them, proves that they repeat, and replays incidents.
 
+use sim::histories;
 use sim::incident::{self, Incident};
 use sim::mutants;
+use sim::mutants::bench::Rows;
+use sim::mutants::hunt::hunt;
 use sim::options::Mode;
 use sim::plan::Plan;
 use sim::raft_ring;
 use sim::run;
-use sim::sweep::{Plans, Sweep, story};
+use sim::sweep::{Plans, Report, Sweep, story};
+use std::ops::Range;
 use std::path::Path;
 use std::process::ExitCode;
+use std::time::Duration;
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 const USAGE: &str = "\
 cargo sim run --seeds N [--first S] [--mode M] [--jobs J]   sweep; lists all failing seeds
@@ -22,11 +30,14 @@ cargo sim shrink --seed S [--mode M] | shrink FILE          make a failing plan 
 cargo sim hashes FILE                                       compare the trace hashes in FILE
 cargo sim everyday [--seeds N] [FILE]                       what `cargo test` runs
 cargo sim until-failure --seeds N [--first S]               a sweep that ends with its first failure
+cargo sim histories --seeds N [--mode M] DIR                what clients saw, for another judge
 cargo sim ring --seeds N [--first S]                        bare consensus cores, until one fails
-cargo sim mutants [ROW...]                                  put known bugs back and catch them
+cargo sim mutants [ROW...|missing]                          put known bugs back and catch them
+cargo sim mutants page                                      the table again, of what was found
 
-modes: safety liveness partial-cut slow-disk lite, and standard (by which speed is measured)
-or faultless (any mode, without its faults); none of them: drawn from the seed
+modes: safety liveness partial-cut slow-disk lite, and standard (by which speed is measured),
+halves (standard and lite by turns), quorums (liveness, partial-cut and slow-disk by turns) or
+faultless (any mode, without its faults); none of them: drawn from the seed
 ";
 
 /// How many failures of a sweep are made small.
@@ -49,7 +60,7 @@ fn command(arguments: &[String]) -> Result<(), String> {
     match verb.as_str() {
         "run" => match arguments.seed {
             Some(seed) => one(&arguments.plans.draw(seed), arguments.plans),
-            None => sweep(&arguments, false),
+            None => sweep(&arguments, arguments.plans, arguments.seeds.unwrap_or(1000))?.judge(),
         },
         "everyday" => everyday(&arguments),
         "plan" => {
@@ -70,9 +81,22 @@ fn command(arguments: &[String]) -> Result<(), String> {
         }
         "shrink" => shrink_plan(&arguments.plan()?),
         "hashes" => hashes(arguments.file()?),
-        "until-failure" => until_failure(&arguments),
-        "ring" => ring(&arguments),
-        "mutants" => mutants::bench(Path::new("."), &arguments.files),
+        "until-failure" => {
+            until_failure(&arguments);
+            Ok(())
+        }
+        "histories" => {
+            let (first, seeds) = (arguments.first, arguments.seeds.unwrap_or(200));
+            let dir = Path::new(arguments.file()?);
+            let written = histories::write(arguments.plans, first, seeds, dir)?;
+            println!("{written:?}");
+            Ok(())
+        }
+        "ring" => {
+            ring(&arguments);
+            Ok(())
+        }
+        "mutants" => bench(&arguments),
         other => Err(format!("there is no command {other:?}\n\n{USAGE}")),
     }
 }
@@ -82,6 +106,8 @@ struct Arguments {
     seeds: Option<u64>,
     first: u64,
     jobs: usize,
+    /// How long `until-failure` may go on, and a block of the mutants.
+    minutes: u64,
     plans: Plans,
     files: Vec<String>,
     /// Where the timeline goes.
@@ -95,6 +121,7 @@ impl Arguments {
             seeds: None,
             first: 0,
             jobs: 0,
+            minutes: 20,
             plans: Plans::Any,
             files: vec![],
             page: None,
@@ -110,6 +137,7 @@ impl Arguments {
                 "--seeds" => parsed.seeds = Some(number(value()?)?),
                 "--first" => parsed.first = number(value()?)?,
                 "--page" => parsed.page = Some(value()?.clone()),
+                "--minutes" => parsed.minutes = number(value()?)?,
                 "--jobs" => parsed.jobs = number(value()?)? as usize,
                 "--mode" => parsed.plans = plans(value()?)?,
                 flag if flag.starts_with("--") => {
@@ -123,6 +151,15 @@ impl Arguments {
 
     fn seed(&self) -> Result<u64, String> {
         self.seed.ok_or_else(|| "which seed? --seed S".into())
+    }
+
+    /// The seeds, where they are run one after the other.
+    fn range(&self) -> Range<u64> {
+        self.first..self.first + self.seeds.unwrap_or(1000)
+    }
+
+    fn time(&self) -> Duration {
+        Duration::from_secs(self.minutes * 60)
     }
 
     fn file(&self) -> Result<&str, String> {
@@ -141,6 +178,8 @@ impl Arguments {
 fn plans(name: &str) -> Result<Plans, String> {
     match name {
         "standard" => Ok(Plans::Standard),
+        "halves" => Ok(Plans::Halves),
+        "quorums" => Ok(Plans::Quorums),
         "faultless" => Ok(Plans::Faultless),
         other => Mode::parse(other).map(Plans::Only).ok_or(format!("there is no mode {other:?}")),
     }
@@ -170,58 +209,49 @@ fn replay(arguments: &Arguments) -> Result<(), String> {
     }
 }
 
-fn sweep(arguments: &Arguments, everyday: bool) -> Result<(), String> {
-    let sweep = Sweep {
-        first: arguments.first,
-        seeds: arguments.seeds.unwrap_or(1000),
-        jobs: arguments.jobs,
-        plans: arguments.plans,
-        failures_max: 0,
-    };
+fn sweep(arguments: &Arguments, plans: Plans, seeds: u64) -> Result<Report, String> {
+    let (first, jobs) = (arguments.first, arguments.jobs);
+    let sweep = Sweep { first, seeds, jobs, plans };
     let report = sweep.run();
     print!("{}", report.table(sweep.plans));
     for (seed, violation) in report.failures.iter().take(SMALL_FAILURES) {
         print!("{}", incident::keep_failure(&sweep.plans.draw(*seed), violation)?);
     }
-    report.judge(everyday)
+    Ok(report)
 }
 
-/// Ends with the first failure; the last line is for the mutants' bench to read.
-fn until_failure(arguments: &Arguments) -> Result<(), String> {
-    let seeds = arguments.seeds.unwrap_or(1000);
-    let (first, jobs, plans) = (arguments.first, arguments.jobs, arguments.plans);
-    let report = Sweep { first, seeds, jobs, plans, failures_max: 1 }.run();
-    for (seed, violation) in &report.failures {
-        println!("seed {seed}: {violation}");
-    }
-    match report.failures.first() {
-        Some((seed, violation)) => {
-            println!("caught {} {:?}", seed - first + 1, violation.guarantee);
-        }
-        None => println!("survived {seeds}"),
-    }
-    Ok(())
+/// Ends with the first seed that a checker objects to; the last line is for the bench to read.
+fn until_failure(arguments: &Arguments) {
+    let plans = arguments.plans;
+    let found = hunt(arguments.range(), arguments.time(), move |seed| {
+        let violation = run::run(&plans.draw(seed), false).violation?;
+        Some((format!("{:?}", violation.guarantee), violation.to_string()))
+    });
+    println!("{found}");
 }
 
-/// Histories of bare consensus cores; ends with the first failure, in words as `until_failure`.
-fn ring(arguments: &Arguments) -> Result<(), String> {
+/// Histories of bare consensus cores; ends with the first failure, as `until_failure` does.
+fn ring(arguments: &Arguments) {
     /// Steps of the stormy part of a history.
-    const STEPS: usize = 400;
-    let seeds = arguments.seeds.unwrap_or(1000);
-    let mut stats = raft_ring::Stats::default();
-    for seed in arguments.first..arguments.first + seeds {
-        match raft_ring::run(seed, STEPS) {
-            Ok(history) => stats.add(&history),
-            Err(text) => {
-                println!("seed {seed}: {text}");
-                let guarantee = text.split(':').next().unwrap_or_default();
-                println!("caught {} {guarantee}", seed - arguments.first + 1);
-                return Ok(());
-            }
-        }
-    }
-    println!("{stats:?}\nsurvived {seeds}");
-    Ok(())
+    const STEPS: usize = 2_000;
+    let found = hunt(arguments.range(), arguments.time(), |seed| {
+        let text = raft_ring::run(seed, STEPS).err()?;
+        let guarantee = text.split(':').next().unwrap_or_default().to_string();
+        Some((guarantee, text))
+    });
+    println!("{found}");
+}
+
+/// Puts the known bugs back that the arguments name, those not judged yet, or all.
+fn bench(arguments: &Arguments) -> Result<(), String> {
+    let root = Path::new(".");
+    let rows = match arguments.files.as_slice() {
+        [] => Rows::All,
+        [word] if word == "missing" => Rows::Missing,
+        [word] if word == "page" => return mutants::bench::write_page(root),
+        rows => Rows::Named(rows),
+    };
+    mutants::bench::bench(root, rows, arguments.jobs, arguments.minutes)
 }
 
 /// The sweep of every day, the hashes and the incidents in the tree, and two seeds twice.
@@ -233,7 +263,13 @@ fn everyday(arguments: &Arguments) -> Result<(), String> {
     for seed in [1, 2] {
         twice(&Plan::draw(seed, None))?;
     }
-    sweep(arguments, true)
+    let seeds = arguments.seeds.unwrap_or(5000);
+    let mut report = sweep(arguments, Plans::Halves, seeds)?;
+    report.judge()?;
+    let quorums = sweep(arguments, Plans::Quorums, seeds / 10)?;
+    quorums.judge()?;
+    report.add(quorums);
+    report.judge_everyday()
 }
 
 fn twice(plan: &Plan) -> Result<(), String> {

@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 
 /// All marks, each with what it means.
-pub const ALL: [(&str, &str); 61] = [
+pub const ALL: [(&str, &str); 67] = [
     ("leader changed", "a second term had a leader"),
     ("two leaders at once", "a leader of an old term had not heard of the leader of a later one"),
     ("quorum lost", "a majority of the members was down at once"),
@@ -32,6 +32,8 @@ pub const ALL: [(&str, &str); 61] = [
     ("refused as compacted", "a read asked for a revision that was compacted"),
     ("refused without a leader", "a request was refused because no leader was known"),
     ("refused without room", "a write was refused for a quota, an alarm or a full disk"),
+    ("refused as too many", "a member had as many requests waiting as it takes"),
+    ("connections reset", "connections between members, and with clients, were reset"),
     ("alarm raised", "a member raised its NOSPACE alarm"),
     ("alarm taken back", "a member took its alarm back because there was room again"),
     ("alarm taken back by hand", "the operator took an alarm back"),
@@ -60,6 +62,10 @@ pub const ALL: [(&str, &str); 61] = [
     ("runs merged", "small runs were written as one"),
     ("recovered from a checkpoint", "a member came up with the state of a checkpoint"),
     ("snapshot installed", "a member took over the state of another"),
+    ("corruption found", "a member found that its state is damaged"),
+    ("corruption healed", "a member that was quarantined was trusted again"),
+    ("corruption of a leader", "a member found that its state is damaged while it led"),
+    ("refused in quarantine", "a member refused a client because its state is damaged"),
     ("log released", "a disk no longer held the first segment of the log"),
     ("cold value read", "a member read a value from a run"),
     ("fell back", "a member started from an older checkpoint, for the newest was damaged"),
@@ -71,7 +77,7 @@ pub const ALL: [(&str, &str); 61] = [
 ];
 
 /// What the everyday sweep must reach.
-pub const EVERYDAY: [&str; 33] = [
+pub const EVERYDAY: [&str; 35] = [
     "leader changed",
     "two leaders at once",
     "quorum lost",
@@ -89,6 +95,8 @@ pub const EVERYDAY: [&str; 33] = [
     "swap refused",
     "refused as compacted",
     "refused without room",
+    "refused as too many",
+    "connections reset",
     "alarm raised",
     "alarm taken back",
     "disk full",

@@ -4,10 +4,11 @@
 //! keeps every version of every key, so that a checker can ask for the state at any revision.
 
 use crate::checker::watch::WatchEvent;
+use serde::Serialize;
 use std::collections::BTreeMap;
 
 /// One key as a client sees it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct KeyValue {
     pub key: String,
     pub value: String,
@@ -19,7 +20,7 @@ pub struct KeyValue {
 
 /// A key or a range of keys, by the API's rules for `range_end`: empty is the one key, a zero byte
 /// is everything from the key on, anything else is the first key that is not in it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Span {
     pub key: String,
     pub end: String,
@@ -46,7 +47,7 @@ impl Span {
     }
 }
 
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Range {
     pub span: Span,
     /// 0 is the newest state.
@@ -85,7 +86,7 @@ impl Range {
     }
 }
 
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Put {
     pub key: String,
     pub value: String,
@@ -101,13 +102,13 @@ impl Put {
     }
 }
 
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Delete {
     pub span: Span,
     pub prev_kv: bool,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub enum Relation {
     Equal,
     Greater,
@@ -115,7 +116,7 @@ pub enum Relation {
     NotEqual,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub enum Operand {
     Version(i64),
     Create(i64),
@@ -123,14 +124,14 @@ pub enum Operand {
     Value(String),
 }
 
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Compare {
     pub key: String,
     pub relation: Relation,
     pub operand: Operand,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Txn {
     pub compares: Vec<Compare>,
     pub success: Vec<Request>,
@@ -138,7 +139,7 @@ pub struct Txn {
 }
 
 /// What a client asks for.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub enum Request {
     Range(Range),
     Put(Put),
@@ -147,19 +148,30 @@ pub enum Request {
     Compact { revision: i64, physical: bool },
 }
 
+/// A lease that nobody is ever granted.
+pub const NO_LEASE: i64 = 1 << 40;
+
 impl Request {
-    /// Whether it could create a revision.
+    /// Whether it could create a revision. What asks for a lease that is not there is refused, and
+    /// all that stands beside it.
     pub fn may_write(&self) -> bool {
         match self {
             Request::Range(_) | Request::Compact { .. } => false,
-            Request::Put(_) | Request::Delete(_) => true,
+            Request::Put(put) => put.lease != NO_LEASE,
+            Request::Delete(_) => true,
+            Request::Txn(txn) if txn.success.iter().any(Request::is_refused) => false,
             Request::Txn(txn) => txn.success.iter().chain(&txn.failure).any(Request::may_write),
         }
+    }
+
+    /// Whether it is refused whatever the state.
+    fn is_refused(&self) -> bool {
+        matches!(self, Request::Put(put) if put.lease == NO_LEASE)
     }
 }
 
 /// What a request returned, without the header.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub enum Answer {
     Range { kvs: Vec<KeyValue>, count: i64, more: bool },
     Put { prev: Option<KeyValue> },
@@ -192,7 +204,7 @@ impl Answer {
 }
 
 /// An answer with the revision of its header.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Reply {
     pub revision: i64,
     pub answer: Answer,

@@ -17,14 +17,16 @@ struct Class {
     per_ten_seconds: u64,
 }
 
-const NETWORK: [Class; 7] = [
+const NETWORK: [Class; 9] = [
     Class { name: "isolate", draw: isolate, per_ten_seconds: 3 },
     Class { name: "cut-links", draw: cut_links, per_ten_seconds: 3 },
     Class { name: "flap", draw: flap, per_ten_seconds: 1 },
     Class { name: "delay", draw: delay, per_ten_seconds: 1 },
     Class { name: "loss", draw: loss, per_ten_seconds: 1 },
     Class { name: "cut-clients", draw: cut_clients, per_ten_seconds: 2 },
+    Class { name: "reset-connections", draw: reset_connections, per_ten_seconds: 2 },
     Class { name: "strand", draw: strand, per_ten_seconds: 3 },
+    Class { name: "lag", draw: lag, per_ten_seconds: 4 },
 ];
 
 const CRASHES: [Class; 5] = [
@@ -56,6 +58,8 @@ const CLOCKS: [Class; 2] = [
 const OPERATIONS: [Class; 1] =
     [Class { name: "transfer-leader", draw: transfer, per_ten_seconds: 3 }];
 
+const CLIENTS: [Class; 1] = [Class { name: "burst", draw: burst, per_ten_seconds: 1 }];
+
 const MEMBERS: [Class; 3] = [
     Class { name: "add-member", draw: add_member, per_ten_seconds: 2 },
     Class { name: "remove-member", draw: remove_member, per_ten_seconds: 2 },
@@ -64,6 +68,8 @@ const MEMBERS: [Class; 3] = [
 
 /// Members that a plan adds at the most.
 const NEWCOMERS_MAX: usize = 4;
+
+const CORRUPTION: [Class; 1] = [Class { name: "corrupt", draw: corrupt, per_ten_seconds: 1 }];
 
 const ROT: [Class; 2] = [
     Class { name: "bit-rot", draw: bit_rot, per_ten_seconds: 1 },
@@ -82,6 +88,7 @@ pub fn draw(plan: &Plan) -> Vec<Action> {
             .chain(&DISKS)
             .chain(&CLOCKS)
             .chain(&OPERATIONS)
+            .chain(&CLIENTS)
             .chain(&ROT)
             .collect(),
         Mode::PartialCut => return partial_cut(plan),
@@ -92,7 +99,13 @@ pub fn draw(plan: &Plan) -> Vec<Action> {
         if single
             && matches!(
                 class.name,
-                "isolate" | "strand" | "cut-links" | "transfer-leader" | "bit-rot" | "run-rot"
+                "isolate"
+                    | "strand"
+                    | "lag"
+                    | "cut-links"
+                    | "transfer-leader"
+                    | "bit-rot"
+                    | "run-rot"
             )
         {
             continue;
@@ -107,11 +120,17 @@ pub fn draw(plan: &Plan) -> Vec<Action> {
         }
     }
     if plan.mode == Mode::Safety {
+        // Rot and damage strike a minority of the founders; where members leave, who has not left
+        // may be the last intact.
         let before = actions.len();
-        MEMBERS.iter().for_each(|class| draw_class(plan, class, &mut actions));
-        if actions.len() > before {
-            // Rot destroys a minority of the founders; who has not left may be the last intact.
-            actions.retain(|action| !action.fault.class().ends_with("-rot"));
+        if !single {
+            CORRUPTION.iter().for_each(|class| draw_class(plan, class, &mut actions));
+        }
+        if actions.len() == before {
+            MEMBERS.iter().for_each(|class| draw_class(plan, class, &mut actions));
+            if actions.len() > before {
+                actions.retain(|action| !action.fault.class().ends_with("-rot"));
+            }
         }
     }
     actions.sort_by_key(|action| action.at_ms);
@@ -135,7 +154,10 @@ fn seat_newcomers(plan: &Plan, actions: &mut Vec<Action>) {
 /// Swarm: each class is on with p = 0.5, then its intensity is drawn.
 fn draw_class(plan: &Plan, class: &Class, actions: &mut Vec<Action>) {
     let mut s = Stream::new(plan.seed, &format!("nemesis/{}", class.name));
-    let on = if class.name.ends_with("-rot") { 150 } else { 500 };
+    let on = match class.name {
+        "bit-rot" | "run-rot" | "corrupt" => 150,
+        _ => 500,
+    };
     if !s.chance(on) {
         return;
     }
@@ -161,9 +183,14 @@ fn target(s: &mut Stream, plan: &Plan) -> Target {
     }
 }
 
-/// A time in terms of the cluster's own: from a heartbeat to several election timeouts.
+/// A time in terms of the cluster's own: from a heartbeat to several election timeouts. Of a lite
+/// run most is left for what comes after.
 fn span(s: &mut Stream, plan: &Plan) -> u64 {
-    s.log_between(plan.options.heartbeat_ms, plan.options.election_ms * 6)
+    let longest = match plan.mode {
+        Mode::Lite => plan.duration_ms / 5,
+        Mode::Safety | Mode::Liveness | Mode::PartialCut | Mode::SlowDisk => u64::MAX,
+    };
+    s.log_between(plan.options.heartbeat_ms, longest.min(plan.options.election_ms * 6))
 }
 
 fn isolate(s: &mut Stream, plan: &Plan) -> Fault {
@@ -215,11 +242,31 @@ fn cut_clients(s: &mut Stream, plan: &Plan) -> Fault {
     Fault::CutClients { target: target(s, plan), for_ms: span(s, plan) }
 }
 
+fn reset_connections(s: &mut Stream, plan: &Plan) -> Fault {
+    let period_ms = s.log_between(plan.options.heartbeat_ms / 2, plan.options.election_ms);
+    Fault::ResetConnections { target: target(s, plan), times: s.between(1, 6), period_ms }
+}
+
 fn strand(s: &mut Stream, plan: &Plan) -> Fault {
     let target = if s.chance(700) { Target::Leader } else { target(s, plan) };
     let election_ms = plan.options.election_ms;
     let per_mille = *s.pick(&[250, 500, 800, 1000]);
     Fault::Strand { target, per_mille, for_ms: s.between(election_ms * 2, election_ms * 6) }
+}
+
+/// One link between the leader and somebody, mostly for less than it takes to be missed, and often
+/// for longer than it takes to ask again.
+fn lag(s: &mut Stream, plan: &Plan) -> Fault {
+    let other = Target::Member(s.below(plan.options.members as u64) as usize);
+    let for_ms = if s.chance(500) {
+        s.log_between(plan.options.heartbeat_ms * 2, plan.options.election_ms * 2)
+    } else {
+        s.between(500, 500 + plan.options.election_ms)
+    };
+    match s.chance(700) {
+        true => Fault::Lag { from: Target::Leader, to: other, for_ms },
+        false => Fault::Lag { from: other, to: Target::Leader, for_ms },
+    }
 }
 
 fn kill(s: &mut Stream, plan: &Plan) -> Fault {
@@ -279,19 +326,25 @@ fn no_space(s: &mut Stream, plan: &Plan) -> Fault {
 }
 
 fn bit_rot(s: &mut Stream, plan: &Plan) -> Fault {
-    Fault::BitRot { target: rotten(s, plan), down_ms: span(s, plan) }
+    Fault::BitRot { target: of_the_minority(s, plan), down_ms: span(s, plan) }
 }
 
 fn run_rot(s: &mut Stream, plan: &Plan) -> Fault {
-    Fault::RunRot { target: rotten(s, plan) }
+    Fault::RunRot { target: of_the_minority(s, plan) }
 }
 
-/// Always the same minority: rot on a third member of five could take the last intact copy.
-fn rotten(s: &mut Stream, plan: &Plan) -> Target {
+/// Always one of the same minority: damage to a third member of five could take the last intact
+/// copy.
+fn of_the_minority(s: &mut Stream, plan: &Plan) -> Target {
     let minority = (plan.options.members as u64 - 1) / 2;
     let first = Stream::new(plan.seed, "nemesis/rotten").below(plan.options.members as u64);
     let member = (first + s.below(minority)) % plan.options.members as u64;
     Target::Member(member as usize)
+}
+
+fn corrupt(s: &mut Stream, plan: &Plan) -> Fault {
+    let nth = s.below(1_000) as usize;
+    Fault::Corrupt { target: of_the_minority(s, plan), nth, shows: s.chance(300) }
 }
 
 fn clock_rate(s: &mut Stream, plan: &Plan) -> Fault {
@@ -306,6 +359,10 @@ fn wall_jump(s: &mut Stream, plan: &Plan) -> Fault {
 
 fn transfer(s: &mut Stream, plan: &Plan) -> Fault {
     Fault::TransferLeader { to: target(s, plan) }
+}
+
+fn burst(s: &mut Stream, plan: &Plan) -> Fault {
+    Fault::Burst { target: target(s, plan), requests: s.log_between(50, 400) }
 }
 
 fn add_member(s: &mut Stream, _: &Plan) -> Fault {

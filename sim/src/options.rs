@@ -2,7 +2,7 @@
 //! with every plan, and editable.
 
 use crate::random::Stream;
-use detcd::server::shared::CheckpointOptions;
+use detcd::server::shared::{CheckpointOptions, Limits};
 use serde::{Deserialize, Serialize};
 
 /// What a run is for; see `docs/simulation.md`.
@@ -66,6 +66,9 @@ pub struct Options {
     /// Revisions that may wait in a watch stream.
     #[serde(default = "usual_watch_queue")]
     pub watch_queue: usize,
+    /// Requests of one member that may wait for their outcome at once.
+    #[serde(default = "usual_pending_max")]
+    pub pending_max: usize,
     /// The rate of each member's clock in thousandths.
     pub clock_rates: Vec<u64>,
     /// The quota of each member in bytes; none of them without any.
@@ -140,6 +143,10 @@ fn usual_watch_queue() -> usize {
     1_024
 }
 
+fn usual_pending_max() -> usize {
+    Limits::default().max_pending_requests
+}
+
 /// What the clients do.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -190,7 +197,8 @@ impl Options {
             Mode::Liveness | Mode::SlowDisk => [3, 5][s.weighted(&[1, 1])],
             Mode::PartialCut => 5,
         };
-        let heartbeat_ms = s.log_between(20, 150);
+        // Five seconds are no more than a few elections of a lite run.
+        let heartbeat_ms = s.log_between(20, if mode == Mode::Lite { 50 } else { 150 });
         let election_ms = heartbeat_ms * s.between(5, 12);
         let wal_segment_bytes = s.log_between(4 << 10, 1 << 20) & !4095;
         let checkpoint_entries = s.log_between(5, 10_000);
@@ -203,6 +211,7 @@ impl Options {
         let watch_queue = Stream::new(seed, "options/watch").log_between(1, 1_024) as usize;
         Options {
             watch_queue,
+            pending_max: draw_pending_max(seed, mode),
             members,
             heartbeat_ms,
             election_ms,
@@ -229,6 +238,13 @@ fn draw_quotas(seed: u64, members: usize) -> Vec<i64> {
     let first = draw();
     let different = Stream::new(seed, "options/quotas differ").chance(500);
     (0..members).map(|_| if different { draw() } else { first }).collect()
+}
+
+/// In some runs a member takes few requests at once, so that a burst is too much for it.
+fn draw_pending_max(seed: u64, mode: Mode) -> usize {
+    let mut s = Stream::new(seed, "options/pending-max");
+    let has_bursts = matches!(mode, Mode::Safety | Mode::Liveness);
+    if has_bursts && s.chance(500) { s.log_between(16, 100) as usize } else { usual_pending_max() }
 }
 
 fn draw_auto_compaction(seed: u64) -> u64 {

@@ -1,6 +1,7 @@
 //! What a run gives: a verdict, the trace, marks and figures.
 
 use crate::checker::{Guarantee, Violation};
+use crate::history::History;
 use crate::marks::Marks;
 use crate::plan::Plan;
 use crate::timeline::record::Record;
@@ -21,6 +22,8 @@ pub struct Outcome {
     pub figures: Figures,
     /// What a timeline is made of, where the whole trace was asked for.
     pub record: Option<Record>,
+    /// What the clients saw, where the whole trace was asked for.
+    pub history: Option<History>,
 }
 
 impl Outcome {
@@ -36,6 +39,7 @@ impl Outcome {
             marks: Marks::default(),
             figures: Figures::default(),
             record: None,
+            history: None,
         }
     }
 }
@@ -57,9 +61,16 @@ pub struct Figures {
     /// Runs with 3 to 5 members, 5 faults or more and 100 acknowledged operations or more.
     pub full_runs: u64,
     pub inconclusive_runs: u64,
+    /// The most tasks that a member had.
+    pub tasks_max: u64,
 }
 
 impl Figures {
+    /// Notes how many tasks a member has.
+    pub fn note_tasks(&mut self, tasks: u64) {
+        self.tasks_max = self.tasks_max.max(tasks);
+    }
+
     pub fn add(&mut self, other: &Figures) {
         self.runs += other.runs;
         self.simulated_ms += other.simulated_ms;
@@ -71,6 +82,7 @@ impl Figures {
         self.silent_runs += other.silent_runs;
         self.full_runs += other.full_runs;
         self.inconclusive_runs += other.inconclusive_runs;
+        self.note_tasks(other.tasks_max);
         for (class, count) in &other.drawn {
             *self.drawn.entry(class).or_default() += count;
         }

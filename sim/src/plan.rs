@@ -83,6 +83,19 @@ pub enum Fault {
         target: Target,
         for_ms: u64,
     },
+    /// All connections that the target serves, to members and to clients, are reset so many times:
+    /// what is under way on them is lost, and both ends know it.
+    ResetConnections {
+        target: Target,
+        times: u64,
+        period_ms: u64,
+    },
+    /// What one member says to another arrives late: the link waits, and no other one.
+    Lag {
+        from: Target,
+        to: Target,
+        for_ms: u64,
+    },
     /// Cut off from all members, not from the clients, with a slow clock: a leader notices late
     /// that it was deposed.
     Strand {
@@ -155,6 +168,15 @@ pub enum Fault {
         down_ms: u64,
     },
 
+    // --- memory ---
+    /// A bit of a value in the target's memory flips. It may be one that the member can only find
+    /// by looking, or one that shows in its state hash, as if it had applied something else.
+    Corrupt {
+        target: Target,
+        /// Which of the values in memory, counted around.
+        nth: usize,
+        shows: bool,
+    },
     /// A bit of a run or a manifest rots under the target, mostly while it works.
     RunRot {
         target: Target,
@@ -174,6 +196,13 @@ pub enum Fault {
     // --- operations ---
     TransferLeader {
         to: Target,
+    },
+
+    // --- clients ---
+    /// So many requests at once, as after an outage that everybody waited for.
+    Burst {
+        target: Target,
+        requests: u64,
     },
 
     // --- members ---
@@ -220,8 +249,16 @@ impl Plan {
             Mode::SlowDisk => 20_000,
         };
         let mut plan = Plan { seed, mode, duration_ms, options, workload, actions: Vec::new() };
-        plan.actions = nemesis::draw(&plan);
+        plan.draw_actions();
         plan
+    }
+
+    fn draw_actions(&mut self) {
+        self.actions = nemesis::draw(self);
+        if self.corrupts() {
+            // The holders of the lock write what they have read, and one may read a damaged value.
+            self.workload.lockers = 0;
+        }
     }
 
     /// The standard plan by which speed is measured: five members, thirty simulated seconds, 1,500
@@ -232,7 +269,7 @@ impl Plan {
         plan.options.members = 5;
         plan.options.clock_rates.resize(5, 1000);
         plan.workload.operations = 1_500;
-        plan.actions = nemesis::draw(&plan);
+        plan.draw_actions();
         plan.actions.truncate(30);
         plan
     }
@@ -257,6 +294,18 @@ impl Plan {
         self.actions.iter().any(changes)
     }
 
+    /// Whether states are damaged.
+    pub fn corrupts(&self) -> bool {
+        self.actions.iter().any(|action| matches!(action.fault, Fault::Corrupt { .. }))
+    }
+
+    /// Whether some of that shows only to who looks.
+    pub fn hides_damage(&self) -> bool {
+        self.actions
+            .iter()
+            .any(|action| matches!(action.fault, Fault::Corrupt { shows: false, .. }))
+    }
+
     /// The plan as a file.
     pub fn to_toml(&self) -> String {
         toml::to_string(self).expect("a plan consists of what TOML has")
@@ -278,6 +327,8 @@ impl Fault {
             Fault::Delay { .. } => "delay",
             Fault::Loss { .. } => "loss",
             Fault::CutClients { .. } => "cut-clients",
+            Fault::ResetConnections { .. } => "reset-connections",
+            Fault::Lag { .. } => "lag",
             Fault::Strand { .. } => "strand",
             Fault::Kill { .. } => "kill",
             Fault::PowerCut { .. } => "power-cut",
@@ -292,10 +343,12 @@ impl Fault {
             Fault::FsyncError { .. } => "fsync-error",
             Fault::NoSpace { .. } => "no-space",
             Fault::BitRot { .. } => "bit-rot",
+            Fault::Corrupt { .. } => "corrupt",
             Fault::RunRot { .. } => "run-rot",
             Fault::ClockRate { .. } => "clock-rate",
             Fault::WallJump { .. } => "wall-jump",
             Fault::TransferLeader { .. } => "transfer-leader",
+            Fault::Burst { .. } => "burst",
             Fault::AddMember { .. } => "add-member",
             Fault::RemoveMember { .. } => "remove-member",
             Fault::ReplaceMember { .. } => "replace-member",
@@ -323,6 +376,14 @@ mod tests {
         for seed in 0..400 {
             let lite = Plan::draw(seed, Some(Mode::Lite));
             assert_eq!((lite.options.members, lite.duration_ms), (3, 5_000));
+            // What is left after the first fault is enough for an election and for work.
+            assert!(lite.options.election_ms <= 600, "{lite:?}");
+            for action in &lite.actions {
+                if let Fault::Kill { down_ms, .. } | Fault::PowerCutAll { down_ms } = &action.fault
+                {
+                    assert!(*down_ms <= 1_000, "{lite:?}");
+                }
+            }
             let plan = Plan::draw(seed, None);
             assert!([1, 3, 5].contains(&plan.options.members));
             assert!(plan.actions.windows(2).all(|w| w[0].at_ms <= w[1].at_ms));
@@ -331,7 +392,7 @@ mod tests {
                 *classes.entry(action.fault.class()).or_default() += 1;
             }
         }
-        assert_eq!(classes.len(), 27, "every class is drawn: {classes:?}");
+        assert_eq!(classes.len(), 31, "every class is drawn: {classes:?}");
     }
 
     #[test]

@@ -19,8 +19,6 @@ pub struct Sweep {
     /// 0 is one for each core.
     pub jobs: usize,
     pub plans: Plans,
-    /// Stop once this many seeds have failed; 0 never stops.
-    pub failures_max: usize,
 }
 
 /// Where the plan of a seed comes from.
@@ -31,6 +29,10 @@ pub enum Plans {
     Only(Mode),
     /// The plan by which speed is measured.
     Standard,
+    /// Half of them standard, half of them lite.
+    Halves,
+    /// The modes that heal no more than a quorum, or leave one alone.
+    Quorums,
     /// Any, but without its faults: what a mutant's control runs with.
     Faultless,
 }
@@ -41,6 +43,12 @@ impl Plans {
             Plans::Any => Plan::draw(seed, None),
             Plans::Only(mode) => Plan::draw(seed, Some(mode)),
             Plans::Standard => Plan::standard(seed),
+            Plans::Halves if seed.is_multiple_of(2) => Plan::standard(seed),
+            Plans::Halves => Plan::draw(seed, Some(Mode::Lite)),
+            Plans::Quorums => {
+                let modes = [Mode::Liveness, Mode::PartialCut, Mode::SlowDisk];
+                Plan::draw(seed, Some(modes[(seed % 3) as usize]))
+            }
             Plans::Faultless => Plan { actions: Vec::new(), ..Plan::draw(seed, None) },
         }
     }
@@ -51,6 +59,8 @@ impl Plans {
             Plans::Any => String::new(),
             Plans::Only(mode) => format!(" --mode {}", mode.name()),
             Plans::Standard => " --mode standard".into(),
+            Plans::Halves => " --mode halves".into(),
+            Plans::Quorums => " --mode quorums".into(),
             Plans::Faultless => " --mode faultless".into(),
         }
     }
@@ -99,10 +109,6 @@ impl Sweep {
             let mut report = report.lock().expect("no worker panics with the report in hand");
             report.slowest = report.slowest.max((took, seed));
             report.take(seed, outcome);
-            if self.failures_max > 0 && report.failures.len() >= self.failures_max {
-                next.store(u64::MAX / 2, Ordering::SeqCst);
-                return;
-            }
         }
     }
 }
@@ -120,7 +126,10 @@ impl Report {
     }
 
     /// Whether the sweep found nothing, and was one that could have found something.
-    pub fn judge(&self, everyday: bool) -> Result<(), String> {
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub fn judge(&self) -> Result<(), String> {
         let f = &self.figures;
         if !self.failures.is_empty() {
             return Err(format!("{} seeds failed", self.failures.len()));
@@ -131,14 +140,34 @@ impl Report {
                 "{share} % of the seeds acknowledge nothing after their first fault"
             ));
         }
-        if everyday && f.full_runs * 2 < f.runs {
+        Ok(())
+    }
+
+    /// Whether this is enough for a day: most seeds disturb a cluster at work, and all marks of the
+    /// everyday list are reached.
+    ///
+    /// # Errors
+    /// What is missing.
+    pub fn judge_everyday(&self) -> Result<(), String> {
+        let f = &self.figures;
+        if f.full_runs * 2 < f.runs {
             return Err(format!("only {} of {} seeds are full ones", f.full_runs, f.runs));
         }
         let missing = self.marks.missing(&marks::EVERYDAY);
-        if everyday && !missing.is_empty() {
+        if !missing.is_empty() {
             return Err(format!("marks that were never reached: {}", missing.join(", ")));
         }
         Ok(())
+    }
+
+    /// Adds what another sweep saw.
+    pub fn add(&mut self, other: Report) {
+        self.figures.add(&other.figures);
+        self.marks.add(&other.marks);
+        self.failures.extend(other.failures);
+        self.inconclusive.extend(other.inconclusive);
+        self.wall += other.wall;
+        self.slowest = self.slowest.max(other.slowest);
     }
 
     /// The figures, for a person.
@@ -172,8 +201,9 @@ impl Report {
             f.elections
         ));
         line(format!(
-            "full seeds (3 to 5 members, 5 faults, 100 acknowledged operations): {} of {}",
-            f.full_runs, f.runs
+            "most tasks of a member: {}; full seeds (3 to 5 members, 5 faults, 100 acknowledged \
+             operations): {} of {}",
+            f.tasks_max, f.full_runs, f.runs
         ));
         line(format!(
             "silent after the first fault: {}; inconclusive: {:?}; faults: {}",

@@ -189,6 +189,7 @@ pub fn failure(status: &Status) -> Outcome {
         "connection refused",
         "etcdserver: no leader",
         "etcdserver: too many requests",
+        "etcdserver: corrupt cluster",
         "etcdserver: mvcc: database space exceeded",
     ];
     if message.contains("has been compacted") {

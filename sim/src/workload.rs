@@ -4,7 +4,7 @@
 //! names the write that made it.
 
 use crate::model::{
-    Answer, Compare, Delete, Operand, Put, Range, Relation, Reply, Request, Span, Txn,
+    Answer, Compare, Delete, NO_LEASE, Operand, Put, Range, Relation, Reply, Request, Span, Txn,
 };
 use crate::options::Workload;
 use crate::random::Stream;
@@ -13,6 +13,8 @@ use std::collections::BTreeMap;
 /// The requests of one client.
 pub struct Generator {
     stream: Stream,
+    /// Decides which transactions ask for what may be refused.
+    odd: Stream,
     client: u64,
     workload: Workload,
     writes: u64,
@@ -28,6 +30,7 @@ impl Generator {
     pub fn new(seed: u64, client: u64, workload: &Workload) -> Generator {
         Generator {
             stream: Stream::new(seed, &format!("client/{client}")),
+            odd: Stream::new(seed, &format!("client/{client}/odd")),
             client,
             workload: workload.clone(),
             writes: 0,
@@ -157,6 +160,22 @@ impl Generator {
         }
         if self.stream.chance(150) {
             txn.success.push(Request::Range(Range::of(Span::all())));
+        }
+        match self.odd.below(12) {
+            // Refused in whole if that is compacted by then, or not there yet.
+            0 => {
+                let key = format!("k{:02}", self.odd.below(self.workload.keys));
+                let newest = self.revision as u64;
+                let revision = self.odd.between(newest.saturating_sub(40).max(1), newest + 1);
+                let range = Range { revision: revision as i64, ..Range::of(Span::one(key)) };
+                txn.success.push(Request::Range(range));
+            }
+            // Refused in whole, also what comes before.
+            1 => {
+                let put = Put::of("odd", format!("o{}-{}", self.client, self.writes));
+                txn.success.push(Request::Put(Put { lease: NO_LEASE, ..put }));
+            }
+            _ => {}
         }
         Request::Txn(txn)
     }

@@ -173,7 +173,7 @@ struct Observer {
     handle: Handle,
     caller: Caller,
     prefix: Bytes,
-    /// The leader that was reported last, and the revision of that report.
+    /// The leader that was reported last, and the revision up to which its words are known.
     leader: Option<(Place, i64)>,
     ended: Ended,
 }
@@ -184,13 +184,16 @@ impl Observer {
         if let Some((place, seen)) = self.leader.take()
             && let Some((header, kv)) = self.announcement(&place.key, seen + 1).await?
         {
-            return Ok(self.report(header, kv));
+            let seen = kv.mod_revision;
+            return Ok(self.report(header, kv, seen));
         }
         loop {
             let first = self.handle.first_in_queue(&self.caller, &self.prefix).await?;
             let header = first.header.expect("the handle fills in the header");
             if let Some(kv) = first.kvs.into_iter().next() {
-                return Ok(self.report(header, kv));
+                // Its own revision may be compacted, and could not be watched from.
+                let seen = header.revision;
+                return Ok(self.report(header, kv, seen));
             }
             // Nobody leads: the first to enter the queue will, unless it left again meanwhile.
             let mut session = self.handle.watch_queue(&self.prefix, header.revision + 1)?;
@@ -225,9 +228,10 @@ impl Observer {
         Err(Error::Stopped)
     }
 
-    fn report(&mut self, header: ResponseHeader, kv: KeyValue) -> LeaderResponse {
+    /// Reports a leader; what it announces up to revision `seen` is known.
+    fn report(&mut self, header: ResponseHeader, kv: KeyValue, seen: i64) -> LeaderResponse {
         let place = Place { key: kv.key.clone(), revision: kv.create_revision };
-        self.leader = Some((place, kv.mod_revision.max(kv.create_revision)));
+        self.leader = Some((place, seen));
         LeaderResponse { header: Some(header), kv: Some(kv) }
     }
 }

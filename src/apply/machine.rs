@@ -137,6 +137,7 @@ impl StateMachine {
         let mut outcome = Outcome::refusal_or(request.id, Ok(Response::Done));
         let Some(op) = request.op else { return outcome };
         outcome.op = request::name(&op);
+        outcome.touches_data = touches_data(&op);
         outcome.result = self.pass_gates(&op).and_then(|()| self.apply_op(op, now, &mut outcome));
         if let Err(error) = &outcome.result {
             let waits = *error == Error::Unreadable;
@@ -346,7 +347,7 @@ impl StateMachine {
 }
 
 /// Whether an operation reads or writes data, which a damaged member must not do.
-fn touches_data(op: &Op) -> bool {
+pub fn touches_data(op: &Op) -> bool {
     matches!(
         op,
         Op::Put(_)

@@ -62,6 +62,8 @@ pub struct Outcome {
     pub request_id: u64,
     /// What was asked for, in etcd's names; empty for the first entry of a term.
     pub op: &'static str,
+    /// It was about keys or leases, and its answer comes out of them.
+    pub touches_data: bool,
     pub result: Result<Response>,
     /// What watchers must be told, one element for each revision that was made, in order.
     pub revisions: Vec<RevisionChanges>,
@@ -78,6 +80,7 @@ impl Outcome {
         Outcome {
             request_id,
             op: "",
+            touches_data: false,
             result,
             revisions: Vec::new(),
             leases: Vec::new(),

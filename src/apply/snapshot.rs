@@ -6,7 +6,7 @@ use crate::alarm::Alarms;
 use crate::auth::kept::KeptAuth;
 use crate::lease::Lessor;
 use crate::membership::Members;
-use crate::mvcc::store::Store;
+use crate::mvcc::store::{STATE_HASH_VERSION, Store};
 use crate::pb::etcdserverpb::AlarmResponse;
 use crate::raft::message::ConfState;
 use bytes::Bytes;
@@ -18,6 +18,9 @@ const MEMBERS: &str = "members";
 const ALARMS: &str = "alarms";
 /// Only where there is any.
 const AUTH: &str = "auth";
+/// The state hash, so that what is loaded can be held against what was written down: the version
+/// of the hash in four bytes and the hash in eight, little-endian.
+const HASH: &str = "state-hash";
 
 /// Everything of a state machine but the records of its store, captured between two entries.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -52,6 +55,9 @@ impl StateMachine {
     /// Captures all but the records. Its cost follows the number of leases and members.
     pub fn image(&self) -> Image {
         let alarms = AlarmResponse { header: None, alarms: self.alarms.to_checkpoint() };
+        let mut sections = encode_sections(&self.lessor, &self.members, &alarms, &self.auth);
+        let hash = [&STATE_HASH_VERSION.to_le_bytes()[..], &self.state_hash().to_le_bytes()];
+        sections.push((HASH.to_string(), Bytes::from(hash.concat())));
         Image {
             applied: self.applied(),
             conf_state: ConfState {
@@ -60,7 +66,7 @@ impl StateMachine {
             },
             revision: self.store.revision(),
             compact_revision: self.store.compact_revision(),
-            sections: encode_sections(&self.lessor, &self.members, &alarms, &self.auth),
+            sections,
         }
     }
 
@@ -107,6 +113,14 @@ pub fn encode_sections(
         sections.push((AUTH.to_string(), Bytes::from(auth.encode_to_vec())));
     }
     sections
+}
+
+/// The hash of the state that these sections were captured of; none if it was not written down, or
+/// is of another version than the one that is computed here.
+pub fn recorded_hash(sections: &[(String, Bytes)]) -> Option<u64> {
+    let (version, hash) = section(sections, HASH).ok()?.split_first_chunk::<4>()?;
+    let hash = hash.first_chunk::<8>()?;
+    (u32::from_le_bytes(*version) == STATE_HASH_VERSION).then(|| u64::from_le_bytes(*hash))
 }
 
 fn section<'a>(sections: &'a [(String, Bytes)], name: &str) -> Result<&'a Bytes, BadSection> {
@@ -169,6 +183,8 @@ mod tests {
         let back = StateMachine::from_image(store, image.applied, &image.sections, 1)
             .expect("it was just captured");
         assert_eq!(back.state_hash(), machine.state_hash());
+        assert_eq!(recorded_hash(&image.sections), Some(machine.state_hash()));
+        assert_eq!(recorded_hash(&image.sections[..3]), None);
         assert_eq!(back.image(), image);
     }
 

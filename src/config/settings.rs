@@ -99,6 +99,8 @@ pub struct Config {
     pub grpc_keepalive_timeout: Duration,
     pub watch_progress_notify_interval: Duration,
     pub wait_cluster_ready_timeout: Duration,
+    /// Time between two checks of the values in memory; zero for none.
+    pub corrupt_check_time: Duration,
     /// What the flight recorder may keep in the data directory; 0 for no recorder.
     pub flight_recorder_bytes: u64,
     /// Those that were named, by name.
@@ -166,6 +168,11 @@ impl Config {
         config.warnings.splice(0..0, given.warnings);
         config.check().map_err(ConfigError::Invalid)?;
         Ok(config)
+    }
+
+    /// Whether a gate was named and switched on.
+    pub fn has_gate(&self, name: &str) -> bool {
+        self.feature_gates.get(name).copied().unwrap_or(false)
     }
 
     fn check(&self) -> Result<(), String> {
@@ -285,19 +292,11 @@ impl Raw {
             "" => vec![(name.clone(), url::texts(&advertised))],
             text => parse_cluster(text)?,
         };
-        let mut warnings = Vec::new();
-        if self.size("max-request-bytes") > REQUEST_BYTES_ADVISED {
-            warnings
-                .push(format!("--max-request-bytes is above the advised {REQUEST_BYTES_ADVISED}"));
-        }
         let quota_backend_bytes = match self.int("quota-backend-bytes") {
             0 => QUOTA_BYTES_DEFAULT,
             bytes => bytes,
         };
-        if quota_backend_bytes > QUOTA_BYTES_ADVISED {
-            let text = "--quota-backend-bytes is above the advised";
-            warnings.push(format!("{text} {QUOTA_BYTES_ADVISED}"));
-        }
+        let warnings = self.warnings(quota_backend_bytes);
         Ok(Config {
             listen_peer_urls: self.urls("listen-peer-urls")?,
             listen_client_urls: self.urls("listen-client-urls")?,
@@ -329,6 +328,7 @@ impl Raw {
             grpc_keepalive_timeout: self.duration("grpc-keepalive-timeout"),
             watch_progress_notify_interval: self.duration("watch-progress-notify-interval"),
             wait_cluster_ready_timeout: self.duration("wait-cluster-ready-timeout"),
+            corrupt_check_time: self.duration("corrupt-check-time"),
             flight_recorder_bytes: self.uint("flight-recorder-bytes"),
             feature_gates: parse_gates(self.text("feature-gates"))?,
             log_level: self.log_level()?,
@@ -337,6 +337,20 @@ impl Raw {
             data_dir,
             warnings,
         })
+    }
+
+    /// What may be set and is not advised.
+    fn warnings(&self, quota_bytes: i64) -> Vec<String> {
+        let mut warnings = Vec::new();
+        if self.size("max-request-bytes") > REQUEST_BYTES_ADVISED {
+            warnings
+                .push(format!("--max-request-bytes is above the advised {REQUEST_BYTES_ADVISED}"));
+        }
+        if quota_bytes > QUOTA_BYTES_ADVISED {
+            let text = "--quota-backend-bytes is above the advised";
+            warnings.push(format!("{text} {QUOTA_BYTES_ADVISED}"));
+        }
+        warnings
     }
 
     /// etcd takes 0 for its default.

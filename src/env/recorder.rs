@@ -14,6 +14,17 @@ pub enum RoleName {
     Leader,
 }
 
+/// What a member's state is held to be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// It is served.
+    Trusted,
+    /// Nothing speaks against it, but it has to be compared with the others' before it is served.
+    Unverified,
+    /// It is damaged.
+    Quarantined,
+}
+
 /// One thing that happened on one member.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
@@ -53,6 +64,8 @@ pub enum Event {
     Rewritten { runs: usize, bytes: u64, kept: u64 },
     /// The state of another member took the place of this one's.
     Installed { index: u64, term: u64, revision: i64, state_hash: u64 },
+    /// What its state is held to be has changed, when it had applied so much.
+    Standing { standing: Standing, index: u64 },
     /// The newest checkpoint could not be loaded, and the member starts from an older one.
     FellBack,
     /// A run of this id does not verify everywhere.

@@ -49,6 +49,9 @@ impl Check {
         match self {
             Check::DataCorruption => {
                 let corrupt = handle.shared().state().alarms.is_raised(AlarmType::Corrupt);
+                if !handle.shared().is_trusted() {
+                    return Some("the state of this member is not trusted".to_string());
+                }
                 corrupt.then(|| "alarm activated: CORRUPT".to_string())
             }
             Check::SerializableRead => read(handle, true).await,

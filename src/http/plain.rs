@@ -109,6 +109,8 @@ fn metrics(handle: &Handle) -> String {
         metrics.mvcc_current_revision.set(state.store.revision());
         let reads = i64::try_from(shared.runs.reads()).unwrap_or(i64::MAX);
         metrics.value_reads_total.set(reads);
+        let damaged = shared.runs.damage.runs();
+        metrics.damaged_runs.set(i64::try_from(damaged).unwrap_or(i64::MAX));
         metrics.mvcc_compact_revision.set(state.store.compact_revision());
         metrics.mvcc_keys_total.set(i64::try_from(state.store.key_count()).unwrap_or(i64::MAX));
         metrics.alarms.reset();

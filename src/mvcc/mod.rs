@@ -7,8 +7,8 @@
 //! - `log` holds the records in the order of their revisions, 80 bytes each beside the value.
 //! - `key_index` lists the revisions of each key, `index` the keys in order, with counts.
 //! - `queue` keeps ranges in the order of creation, for locks and elections.
-//! - `store` ties these together; `txn`, `compare`, `range`, `compact`, `history`, `hash` and
-//!   `restore` are what it can do.
+//! - `store` ties these together; `txn`, `compare`, `range`, `compact`, `history`, `hash`,
+//!   `recheck` and `restore` are what it can do.
 //! - Values may lie in memory or on disk (`record`); nobody above `store` can tell.
 //!
 //! The semantics are those of etcd 3.5.30, to the revision and to the bit of HashKV.
@@ -29,6 +29,7 @@ mod owned;
 mod properties;
 pub mod queue;
 pub mod range;
+mod recheck;
 pub mod record;
 pub mod restore;
 pub mod revision;

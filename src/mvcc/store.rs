@@ -20,6 +20,10 @@ use std::sync::Arc;
 /// replicated state: it must never differ between members.
 pub const RECORD_OVERHEAD_BYTES: u64 = 96;
 
+/// The version of what `state_hash` computes; hashes of different versions say nothing about each
+/// other.
+pub const STATE_HASH_VERSION: u32 = 1;
+
 /// Where the values that memory does not hold are read.
 pub type SharedColdValues = Arc<dyn ColdValues + Send + Sync>;
 
@@ -83,6 +87,8 @@ pub struct Store {
     pub(super) evicted: i64,
     /// What was removed and not yet asked for.
     pub(super) swept_out: Vec<Swept>,
+    /// What the last recheck found: by how much the hash of what is in memory differs.
+    pub(super) damage: u64,
 }
 
 impl std::fmt::Debug for Store {
@@ -123,6 +129,7 @@ impl Store {
             resident_bytes: 0,
             evicted: 0,
             swept_out: Vec::new(),
+            damage: 0,
         }
     }
 
@@ -192,7 +199,7 @@ impl Store {
         let mut live = self.added;
         live.sub(self.killed);
         let mut digest = Digest::new();
-        digest.word(live.hash);
+        digest.word(live.hash.wrapping_add(self.damage));
         digest.word(self.revision as u64);
         digest.word(self.compacted as u64);
         digest.finish()

@@ -204,7 +204,15 @@ impl RaftCore {
         self.state.installing
     }
 
-    /// Gives up an install that `prepare_install` allowed.
+    /// Like `prepare_install`, before a snapshot is there: the state machine is damaged, and the
+    /// log is not. Returns the index that the snapshot must reach at the least. It may be one that
+    /// the log has: the entries behind it stay, and are handed out once it is installed.
+    pub fn hold_apply(&mut self) -> Index {
+        self.state.installing = true;
+        self.state.log.handed_out()
+    }
+
+    /// Gives up an install that `prepare_install` allowed, or `hold_apply` began.
     pub fn abort_install(&mut self) {
         self.state.installing = false;
     }

@@ -146,6 +146,11 @@ impl State {
         if self.election_elapsed >= self.election_timeout {
             self.reset_election_timer();
             self.campaign(false);
+            // Who may not campaign, as a learner or a newcomer, does not stay loyal for ever to a
+            // leader that is gone: its vote may be the one that is missing.
+            if self.leader() != 0 && matches!(self.role, Role::Follower { .. }) {
+                self.become_follower(self.term, 0);
+            }
         }
     }
 }

@@ -6,7 +6,7 @@ use super::shared::Shared;
 use super::watch_stream;
 use crate::apply::machine::StateMachine;
 use crate::apply::outcome::{LeaseFact, Outcome};
-use crate::env::recorder;
+use crate::env::recorder::{self, Standing};
 use crate::error::Error;
 use crate::pb::etcdserverpb::{AlarmMember, AlarmType};
 use crate::pb::raftpb;
@@ -75,7 +75,7 @@ fn install(swap: Swap, shared: &Shared) -> Installed {
     let before = {
         let mut state = shared.state_mut();
         assert!(
-            new.applied().index > state.applied().index,
+            new.applied().index >= state.applied().index,
             "a snapshot at {:?} in place of a state at {:?}",
             new.applied(),
             state.applied()
@@ -90,11 +90,22 @@ fn install(swap: Swap, shared: &Shared) -> Installed {
         shared.env.recorder.record(&members_changed(&state));
         shared.swaps.update(|swaps| *swaps += 1);
         shared.runs.set_current(&runs);
-        shared.hub().snapshot_installed(state.store.revision());
+        let mut hashes = shared.hashes();
+        hashes.clear();
+        hashes.note(applied.index, state.state_hash());
+        if shared.is_trusted() {
+            shared.hub().snapshot_installed(state.store.revision());
+        } else {
+            // A damaged state may have been at a later revision; nobody watches it any more.
+            shared.hub().end_all(state.store.revision());
+        }
         before
     };
     // Outside the hold: a large state takes its time to go.
     drop(before);
+    if shared.standing() == Standing::Quarantined {
+        shared.set_standing(Standing::Unverified);
+    }
     shared.compacted.set(compacted);
     shared.compact.notify_one();
     shared.catch_up.notify_one();
@@ -108,6 +119,7 @@ fn apply_chunk(chunk: &[Entry], shared: &Shared) -> (usize, Vec<raftpb::ConfChan
     let now = shared.env.clock.now().since_start();
     let mut conf_changes = Vec::new();
     let mut state = shared.state_mut();
+    let mut hashes = shared.hashes();
     let alarms = state.alarms.list(AlarmType::None);
     let mut done = 0;
     for entry in chunk {
@@ -124,11 +136,13 @@ fn apply_chunk(chunk: &[Entry], shared: &Shared) -> (usize, Vec<raftpb::ConfChan
         done += 1;
         let took = shared.env.clock.now() - begun;
         count::applied(&shared.metrics, &outcome, took);
+        let state_hash = state.state_hash();
+        hashes.note(entry.index, state_hash);
         shared.env.recorder.record(&recorder::Event::Applied {
             index: entry.index,
             term: entry.term,
             revision: state.store.revision(),
-            state_hash: state.state_hash(),
+            state_hash,
         });
         report_leases(entry, &outcome, state.store.revision(), shared);
         if let Some(change) = outcome.conf_change.take() {
@@ -140,7 +154,7 @@ fn apply_chunk(chunk: &[Entry], shared: &Shared) -> (usize, Vec<raftpb::ConfChan
     let alarmed = state.alarms.is_raised_by(shared.member_id, AlarmType::Nospace);
     shared.space.applied(state.store.live_bytes(), alarmed);
     let alarms_after = state.alarms.list(AlarmType::None);
-    drop(state);
+    drop((state, hashes));
     note_alarms(shared, &alarms, &alarms_after);
     if let Some(last) = chunk[..done].last() {
         shared.metrics.proposals_applied_total.set(last.index as i64);
@@ -194,7 +208,10 @@ fn deliver(outcome: Outcome, shared: &Shared) {
         shared.catch_up.notify_one();
     }
     if outcome.request_id != 0 {
-        shared.pending().answer(outcome.request_id, outcome.result);
+        // What a damaged state answers may be false; that it was applied is true elsewhere.
+        let is_doubtful = outcome.touches_data && !shared.is_trusted();
+        let result = if is_doubtful { Err(Error::Timeout) } else { outcome.result };
+        shared.pending().answer(outcome.request_id, result);
     }
 }
 

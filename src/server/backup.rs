@@ -53,6 +53,7 @@ pub type Pieces = mpsc::Receiver<Result<Piece>>;
 /// When too many are being read, or the state is known to be damaged.
 pub fn begin(shared: &Arc<Shared>) -> Result<Pieces> {
     shared.check_running()?;
+    shared.check_trusted()?;
     let moment = Moment::pin(shared)?;
     let (pieces, taken) = mpsc::channel(PIECES_MAX);
     let outlet = Outlet { shared: shared.clone(), pieces };

@@ -11,6 +11,7 @@ use super::log_writer::LogJob;
 use super::peers::Peers;
 use super::runs::{to_location, to_record, to_revision, to_stored};
 use super::shared::Shared;
+use super::state_check;
 use crate::apply::snapshot::Image;
 use crate::env::disk::Disk;
 use crate::env::recorder;
@@ -50,6 +51,15 @@ impl Drop for SweepPin {
     fn drop(&mut self) {
         self.0.sweep_pins.update(|pins| *pins -= 1);
     }
+}
+
+/// What became of the records since the last checkpoint.
+enum Written {
+    Run(u64),
+    /// There were none.
+    Nothing,
+    /// A record is not what it was when it came.
+    Damage,
 }
 
 /// The owner of the directory of runs.
@@ -115,10 +125,18 @@ impl Checkpointer {
             let bytes = self.shared.view().applied_bytes;
             (state.image(), SweepPin::new(&self.shared), bytes)
         };
-        if image.revision > self.revision
-            && let Some(run) = self.write_run(&image).await?
-        {
-            self.shared.runs.append(run);
+        if image.revision > self.revision {
+            match self.write_run(&image).await? {
+                Written::Run(run) => self.shared.runs.append(run),
+                Written::Nothing => {}
+                Written::Damage => {
+                    drop(pin);
+                    // What is left of the file has a temporary name. The whole is looked through
+                    // before this goes on: a checkpoint of a damaged state is worth nothing.
+                    state_check::recheck_once(&self.shared).await;
+                    return Ok(());
+                }
+            }
         }
         // Also if the manifest can't be stored now: the next one names this run.
         self.revision = image.revision;
@@ -174,13 +192,13 @@ impl Checkpointer {
     }
 
     /// Writes the records since the last checkpoint as a run, and opens it.
-    async fn write_run(&mut self, image: &Image) -> Result<Option<u64>, StorageError> {
+    async fn write_run(&mut self, image: &Image) -> Result<Written, StorageError> {
         let mut from = Revision::new(self.revision + 1, 0);
         let id = self.next_run();
         let mut writer = RunWriter::new(self.disk(), &self.dir, id)?;
         let mut buried = self.shared.runs.buried(image.revision).into_iter().peekable();
         loop {
-            let chunk = self.records(from, image);
+            let Some(chunk) = self.records(from, image) else { return Ok(Written::Damage) };
             let last = chunk.last().map(|record| record.revision);
             for record in chunk {
                 while let Some((revision, key)) = buried.next_if(|(r, _)| *r < record.revision) {
@@ -197,24 +215,27 @@ impl Checkpointer {
         }
         let begun = self.shared.env.clock.now();
         if writer.finish().await?.is_none() {
-            return Ok(None);
+            return Ok(Written::Nothing);
         }
         let took = (self.shared.env.clock.now() - begun).as_secs_f64();
         self.shared.metrics.snap_db_fsync_duration_seconds.observe(took);
         self.shared.runs.open(Run::open(&*self.disk(), &self.dir, id)?);
-        Ok(Some(id))
+        Ok(Written::Run(id))
     }
 
     /// Some records of the image, from a revision on. A tombstone that a compaction has killed
-    /// belongs to them as long as an older run may hold what it ended.
-    fn records(&self, from: Revision, image: &Image) -> Vec<Record> {
+    /// belongs to them as long as an older run may hold what it ended. Nothing if one of them has
+    /// changed in memory since it came.
+    fn records(&self, from: Revision, image: &Image) -> Option<Vec<Record>> {
         let state = self.shared.state();
         let (up_to, compacted) = (image.revision, image.compact_revision);
-        if self.shared.runs.metas().is_empty() {
+        let records = if self.shared.runs.metas().is_empty() {
             state.store.records_at(from, up_to, compacted, CHUNK_RECORDS)
         } else {
             state.store.records_behind(from, up_to, compacted, CHUNK_RECORDS)
-        }
+        };
+        let last = records.last().map_or(from, |record| record.revision);
+        state.store.is_intact(from, last).then_some(records)
     }
 
     /// A manifest is durable: what came before it may go. It was captured when `bytes` of entries

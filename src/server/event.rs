@@ -42,6 +42,12 @@ pub enum Event {
     Checkpointed {
         index: Index,
     },
+    /// Hand out no more entries: the state of another member is to take the place of this one's.
+    /// Answers how far that state must reach at the least; nothing from a leader, which goes on.
+    /// `Install` or `AbortInstall` follows.
+    HoldApply {
+        reply: oneshot::Sender<Option<Index>>,
+    },
     /// A snapshot up to this index was received whole. Answers whether it shall be installed; if
     /// so, `Install` or `AbortInstall` follows.
     PrepareInstall {

@@ -5,6 +5,7 @@
 
 use super::event::Event;
 use super::shared::{Limits, Shared, StopReason, View};
+use crate::apply::machine::{self, StateMachine};
 use crate::apply::outcome::Response;
 use crate::apply::request::{self, Op};
 use crate::error::{Error, Result};
@@ -130,7 +131,7 @@ impl Handle {
     async fn read_once(&self, request: &api::RangeRequest) -> Result<api::RangeResponse> {
         let (mut cursor, header) = {
             let state = self.shared.state();
-            state.check_readable()?;
+            self.check_readable(&state)?;
             if request.range_end.is_empty() {
                 let result = state.store.range(request)?;
                 let header = Some(self.shared.header_at(state.store.revision()));
@@ -159,7 +160,7 @@ impl Handle {
     ) -> Result<(RangeCursor, ResponseHeader)> {
         self.admit_read(caller, request.serializable).await?;
         let state = self.shared.state();
-        state.check_readable()?;
+        self.check_readable(&state)?;
         let header = self.shared.header_at(state.store.revision());
         Ok((state.store.open_range(request)?, header))
     }
@@ -174,11 +175,19 @@ impl Handle {
         max_keys: usize,
         max_bytes: usize,
     ) -> Result<Option<Vec<mvccpb::KeyValue>>> {
+        self.shared.check_trusted()?;
         self.shared.state().store.next_chunk(cursor, max_keys, max_bytes)
+    }
+
+    /// Also after a wait: a quarantine may have come meanwhile.
+    fn check_readable(&self, state: &StateMachine) -> Result<()> {
+        self.shared.check_trusted()?;
+        state.check_readable()
     }
 
     async fn admit_read(&self, caller: &Caller, serializable: bool) -> Result<()> {
         self.shared.check_running()?;
+        self.shared.check_trusted()?;
         let view = self.shared.view();
         if view.is_learner && !serializable {
             return Err(Error::NotSupportedForLearner);
@@ -274,6 +283,9 @@ impl Handle {
     /// was never sent; `Timeout` when its outcome is unknown.
     pub async fn propose(&self, caller: &Caller, op: Op) -> Result<Response> {
         self.admit_write(caller)?;
+        if machine::touches_data(&op) {
+            self.shared.check_trusted()?;
+        }
         let live_bytes = self.shared.state().store.live_bytes();
         self.shared.space.admit(live_bytes, request::cost_bytes(&op))?;
         self.propose_admitted(op).await

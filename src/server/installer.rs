@@ -8,11 +8,15 @@
 use super::checkpointer::Checkpointer;
 use super::event::{Event, Swap};
 use super::runs::restore;
+use super::state_check::Rebuild;
 use crate::apply::machine::{Position, StateMachine};
+use crate::apply::snapshot::recorded_hash;
+use crate::env::recorder::Standing;
 use crate::metrics::hex;
 use crate::mvcc::restore::Restored;
 use crate::mvcc::revision::Revision;
 use crate::pb::raftpb::{FetchSnapshotRequest, SnapshotChunk};
+use crate::raft::message::{Index, NodeId};
 use crate::raft::ready::SnapshotOffer;
 use crate::storage::error::StorageError;
 use crate::storage::manifest::Manifest;
@@ -24,6 +28,8 @@ use tokio::sync::oneshot;
 
 /// Streams that may break before the leader's next offer is waited for.
 const ATTEMPTS_MAX: u32 = 20;
+/// Nothing is applied while a rebuild goes on, so it is given up sooner.
+const REBUILD_ATTEMPTS_MAX: u32 = 3;
 /// A manifest is a few kilobytes and the leases; more than this is no manifest.
 const MANIFEST_BYTES_MAX: u64 = 1 << 30;
 
@@ -57,14 +63,84 @@ pub async fn install(owner: &mut Checkpointer, offer: SnapshotOffer) -> Result<(
     if offer.index <= applied {
         return Ok(());
     }
+    let source = Source { from: offer.from, index: offer.index, index_min: 0 };
+    let Some((manifest, metas)) = receive(owner, source, ATTEMPTS_MAX).await? else {
+        return Ok(());
+    };
+    let Some(received) = restore_received(owner, &manifest, &metas).await? else { return Ok(()) };
+    let index = received.applied().index;
+    let (reply, allowed) = oneshot::channel();
+    let asked = owner.shared.inbox.send(Event::PrepareInstall { index, reply }).await.is_ok();
+    if !asked || allowed.await != Ok(true) {
+        // The log was faster, or the server is stopping. The next cleaning up removes the runs.
+        return Ok(());
+    }
+    swap(owner, received, metas).await
+}
+
+/// Puts another member's state in the place of this one's, which is damaged. The log and what this
+/// member has voted stay as they are: what it has applied behind the other's checkpoint, it applies
+/// again from its own log. Nothing is applied meanwhile, and everything is acknowledged. Trouble on
+/// the way is no error: the next comparison asks again.
+///
+/// # Errors
+/// When this member's disk fails.
+pub async fn rebuild(owner: &mut Checkpointer, wish: Rebuild) -> Result<(), StorageError> {
+    let shared = owner.shared.clone();
+    if shared.standing() != Standing::Quarantined {
+        return Ok(());
+    }
+    let (reply, held) = oneshot::channel();
+    // Without the consensus task the server is stopping.
+    let _stopping = shared.inbox.send(Event::HoldApply { reply }).await;
+    let Ok(Some(index_min)) = held.await else { return Ok(()) };
+    tracing::info!(from = hex(wish.from), index_min, "rebuilding the state from another member");
+    let source = Source { from: wish.from, index: index_min, index_min };
+    let done = rebuild_from(owner, source).await;
+    if !matches!(done, Ok(true)) {
+        let _stopping = shared.inbox.send(Event::AbortInstall).await;
+    }
+    done.map(|_| ())
+}
+
+/// Whether it came to an install.
+async fn rebuild_from(owner: &mut Checkpointer, source: Source) -> Result<bool, StorageError> {
+    let Some((manifest, metas)) = receive(owner, source, REBUILD_ATTEMPTS_MAX).await? else {
+        return Ok(false);
+    };
+    if manifest.applied_index < source.index_min {
+        tracing::warn!(index = manifest.applied_index, "the other's checkpoint is too old");
+        return Ok(false);
+    }
+    match restore_received(owner, &manifest, &metas).await? {
+        Some(received) => swap(owner, received, metas).await.map(|()| true),
+        None => Ok(false),
+    }
+}
+
+/// From whom a checkpoint is fetched, which one best, and how far it must reach.
+#[derive(Clone, Copy)]
+struct Source {
+    from: NodeId,
+    index: Index,
+    index_min: Index,
+}
+
+/// Fetches a checkpoint whole and opens its runs; nothing when that did not come about in so many
+/// attempts.
+async fn receive(
+    owner: &Checkpointer,
+    source: Source,
+    attempts: u32,
+) -> Result<Option<(Manifest, Vec<RunMeta>)>, StorageError> {
     let mut transfer = Transfer::default();
-    let (shared, from) = (owner.shared.clone(), hex(offer.from));
+    let (shared, from) = (owner.shared.clone(), hex(source.from));
     let (metrics, from) = (&shared.metrics, [from.as_str()]);
     let begun = shared.env.clock.now();
-    for _ in 0..ATTEMPTS_MAX {
+    for _ in 0..attempts {
         let inflight = metrics.snapshot_receive_inflights_total.with_label_values(&from);
         inflight.inc();
-        let fetched = fetch(owner, offer, &mut transfer).await;
+        let fetched = fetch(owner, source, &mut transfer).await;
         inflight.dec();
         match fetched {
             Ok(()) => {
@@ -74,10 +150,9 @@ pub async fn install(owner: &mut Checkpointer, offer: SnapshotOffer) -> Result<(
                 metrics.snap_db_save_total_duration_seconds.observe(took);
                 metrics.snapshot_receive_success.with_label_values(&from).inc();
                 let (manifest, runs) = transfer.into_parts();
-                metrics.snapshot_apply_in_progress_total.inc();
-                let swapped = swap(owner, manifest, runs).await;
-                metrics.snapshot_apply_in_progress_total.dec();
-                return swapped;
+                let metas = runs.iter().map(|run| *run.meta()).collect();
+                runs.into_iter().for_each(|run| shared.runs.open(run));
+                return Ok(Some((manifest, metas)));
             }
             Err(Broken::Storage(error)) => return Err(error),
             Err(broken @ (Broken::Transfer(_) | Broken::Sender(_))) => {
@@ -90,12 +165,12 @@ pub async fn install(owner: &mut Checkpointer, offer: SnapshotOffer) -> Result<(
                     Broken::Storage(_) => unreachable!("matched above"),
                 };
                 metrics.snapshot_receive_failures.with_label_values(&from).inc();
-                tracing::info!(reason, from = format!("{:x}", offer.from), "snapshot interrupted");
+                tracing::info!(reason, from = hex(source.from), "snapshot interrupted");
                 owner.shared.env.clock.sleep(owner.shared.election_timeout / 4).await;
             }
         }
     }
-    Ok(())
+    Ok(None)
 }
 
 /// What has been received so far.
@@ -173,19 +248,20 @@ impl Transfer {
 /// Receives until all is there, going on where an earlier attempt broke off.
 async fn fetch(
     owner: &Checkpointer,
-    offer: SnapshotOffer,
+    source: Source,
     transfer: &mut Transfer,
 ) -> Result<(), Broken> {
     let interrupted = |status: tonic::Status| match status.code() {
         tonic::Code::DataLoss => Broken::Sender(status.to_string()),
         _ => Broken::Transfer(status.to_string()),
     };
-    let client = owner.peers.client(offer.from);
+    let client = owner.peers.client(source.from);
     let mut client = client.ok_or_else(|| Broken::Transfer("no address".to_string()))?;
     let begun = transfer.manifest.as_ref().map(|manifest| manifest.applied_index);
     let request = FetchSnapshotRequest {
-        header: Some(owner.peers.header(offer.from)),
-        index: begun.unwrap_or(offer.index),
+        header: Some(owner.peers.header(source.from)),
+        index: begun.unwrap_or(source.index),
+        index_min: source.index_min,
         offset: begun.map_or(0, |_| transfer.received),
     };
     let mut stream = client.fetch_snapshot(request).await.map_err(interrupted)?.into_inner();
@@ -224,35 +300,54 @@ async fn fetch(
     }
 }
 
-/// Puts a whole and verified checkpoint in the place of the state.
-async fn swap(
-    owner: &mut Checkpointer,
-    received: Manifest,
-    runs: Vec<Run>,
-) -> Result<(), StorageError> {
-    let (shared, table) = (owner.shared.clone(), owner.shared.runs.clone());
-    let metas: Vec<RunMeta> = runs.iter().map(|run| *run.meta()).collect();
-    runs.into_iter().for_each(|run| table.open(run));
+/// The state that a whole checkpoint describes; nothing if it is not the one that was written down,
+/// because then the sender's copy is damaged.
+async fn restore_received(
+    owner: &Checkpointer,
+    received: &Manifest,
+    metas: &[RunMeta],
+) -> Result<Option<StateMachine>, StorageError> {
+    let (shared, table) = (&owner.shared, &owner.shared.runs);
     let restored =
         Restored { revision: received.revision, compact_revision: received.compact_revision };
     let budget = shared.checkpoints.resident_bytes;
-    let store = restore(&table, &metas, restored, budget).await?;
+    let store = restore(table, metas, restored, budget).await?;
     let applied = Position { index: received.applied_index, term: received.applied_term };
     let min_ttl = shared.lease_ttl_secs_min;
     let state = match StateMachine::from_image(store, applied, &received.sections, min_ttl) {
         Ok(state) => state,
         Err(bad) => {
             tracing::error!(%bad, "the snapshot cannot be used");
-            return Ok(());
+            return Ok(None);
         }
     };
-    let (image, index) = (state.image(), applied.index);
-    let (reply, allowed) = oneshot::channel();
-    let asked = shared.inbox.send(Event::PrepareInstall { index, reply }).await.is_ok();
-    if !asked || allowed.await != Ok(true) {
-        // The log was faster, or the server is stopping. The next cleaning up removes the runs.
-        return Ok(());
+    if recorded_hash(&received.sections).is_some_and(|hash| hash != state.state_hash()) {
+        tracing::error!("the snapshot is not the state that it was taken of");
+        return Ok(None);
     }
+    Ok(Some(state))
+}
+
+/// Puts a verified state in the place of the present one; applying was stopped for it.
+async fn swap(
+    owner: &mut Checkpointer,
+    state: StateMachine,
+    metas: Vec<RunMeta>,
+) -> Result<(), StorageError> {
+    let shared = owner.shared.clone();
+    shared.metrics.snapshot_apply_in_progress_total.inc();
+    let swapped = put_in_place(owner, state, metas).await;
+    shared.metrics.snapshot_apply_in_progress_total.dec();
+    swapped
+}
+
+async fn put_in_place(
+    owner: &mut Checkpointer,
+    state: StateMachine,
+    metas: Vec<RunMeta>,
+) -> Result<(), StorageError> {
+    let shared = owner.shared.clone();
+    let (image, index) = (state.image(), state.applied().index);
     let mut manifest = owner.manifest(&image);
     (manifest.installed, manifest.runs) = (true, metas.clone());
     if let Err(error) = owner.store(&manifest).await {

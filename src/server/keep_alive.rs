@@ -59,6 +59,11 @@ impl KeepAlives {
         Ok(answer)
     }
 
+    /// How many wait.
+    pub fn count(&self) -> usize {
+        self.waiting.lock().expect("no holder of keep-alives panics").len()
+    }
+
     fn take_batch(&self) -> Vec<(i64, oneshot::Sender<Result<i64>>)> {
         let mut waiting = self.waiting.lock().expect("no holder of keep-alives panics");
         let count = waiting.len().min(BATCH_MAX);
@@ -186,6 +191,7 @@ impl Handle {
         let deadline = shared.env.clock.now() + shared.request_timeout();
         loop {
             shared.check_running()?;
+            shared.check_trusted()?;
             let answer = shared.keep_alives.enter(id)?;
             match answer.await.map_err(|_| Error::Stopped)? {
                 // Who has not caught up can't tell a lease that has ended from one that it has
@@ -213,6 +219,7 @@ impl Handle {
         let mut response = api::LeaseTimeToLiveResponse { id: request.id, ..Default::default() };
         loop {
             shared.check_running()?;
+            shared.check_trusted()?;
             match self.ask_time_to_live(request.id).await {
                 Ok(found) => {
                     (response.ttl, response.granted_ttl) = found.unwrap_or((-1, 0));
@@ -225,6 +232,7 @@ impl Handle {
         if request.keys && response.granted_ttl > 0 {
             // Attachments are replicated: this member has them all once it has caught up.
             self.linearizable_barrier().await?;
+            shared.check_trusted()?;
             let state = shared.state();
             let found = state.lessor.time_to_live(request.id, Duration::ZERO);
             response.keys = found.map(|found| found.keys).unwrap_or_default();
@@ -256,6 +264,7 @@ impl Handle {
     /// Lists all leases that are granted at this moment.
     pub async fn lease_leases(&self) -> Result<api::LeaseLeasesResponse> {
         self.linearizable_barrier().await?;
+        self.shared().check_trusted()?;
         let ids = self.shared().state().lessor.leases();
         let leases = ids.into_iter().map(|id| api::LeaseStatus { id }).collect();
         Ok(api::LeaseLeasesResponse { header: Some(self.header()), leases })

@@ -24,6 +24,9 @@ impl Handle {
         if shared.space.is_disk_full() {
             errors.push("the disk of this member is full".to_string());
         }
+        if !shared.is_trusted() {
+            errors.push("etcdserver: corrupt cluster".to_string());
+        }
         for alarm in state.alarms.list(AlarmType::None) {
             let name = alarm.alarm().as_str_name();
             errors.push(format!("memberID:{} alarm:{name} ", alarm.member_id));

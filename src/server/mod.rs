@@ -11,7 +11,8 @@
 //! `repair` brings back what is damaged, `ticker` turns the clock into ticks,
 //! `applier::compactor` removes what compactions killed, `auto_compactor` asks for them,
 //! `space_driver` looks after quota and disk, `prober` measures the way to the others, `publish`
-//! announces the member. Callers come in through `handle`.
+//! announces the member, `state_check` compares its state with the others'. Callers
+//! come in through `handle`.
 //!
 //! # Limits
 //!
@@ -21,12 +22,14 @@
 //! | keep-alives of leases | 200,000 | `too many requests` |
 //! | revisions in a watch stream | `Limits`: 1,024, and 8 MiB | its watchers go on from history |
 //! | callers that wait for an outcome | `Limits`: 5,000 and 256 MiB | `too many requests` |
+//! | linearizable reads that wait for their index | `Limits`: 100,000 | `too many requests` |
 //! | committed and not yet applied | 5,000 entries | `too many requests` |
 //! | writes before `log_writer` | uncommitted data in the core | the core refuses proposals |
 //! | entries before `applier` | the pending callers of all members | as above |
 //! | backups at once | 4 | `too many requests` |
 //! | pieces of a backup | 8 | it waits; after a minute without a reader it ends |
 //! | offers of a snapshot | 1 | dropped; the leader offers again |
+//! | wishes to be rebuilt | 1 | dropped; the next comparison asks again |
 //! | messages for one peer | 4,096 | dropped and reported; Raft sends again |
 //! | batches in a peer's stream | 16, then HTTP/2 flow control | they wait in the queue above |
 
@@ -39,10 +42,12 @@ pub mod count;
 pub mod damage;
 pub mod event;
 pub mod handle;
+pub mod hash_history;
 pub mod installer;
 pub mod join;
 pub mod keep_alive;
 pub mod lease_driver;
+pub mod load;
 pub mod log_writer;
 pub mod maintenance;
 pub mod node;
@@ -66,7 +71,9 @@ pub mod shared;
 pub mod snapshots;
 pub mod space;
 pub mod space_driver;
+pub mod standing;
 pub mod start_error;
+pub mod state_check;
 pub mod ticker;
 pub mod versions;
 pub mod watch_stream;
@@ -74,9 +81,9 @@ pub mod wire;
 
 use crate::config::settings::AutoCompaction;
 use crate::env::Env;
-use crate::env::recorder;
+use crate::env::recorder::{self, Standing};
 use crate::metrics::Metrics;
-use crate::pb::raftpb::peer_server::PeerServer;
+use crate::pb::raftpb::peer_server::{Peer, PeerServer};
 use crate::raft::core::RaftCore;
 use crate::raft::state::Config;
 use crate::storage::checkpoint::NextNumbers;
@@ -131,6 +138,10 @@ pub struct ServerConfig {
     pub limits: Limits,
     pub checkpoints: CheckpointOptions,
     pub membership: MembershipOptions,
+    /// Serve clients only once the state was found equal to that of a majority.
+    pub initial_corrupt_check: bool,
+    /// How often what is in memory is held against its digests; zero for never.
+    pub corrupt_check_interval: Duration,
 }
 
 impl ServerConfig {
@@ -204,6 +215,8 @@ impl Default for ServerConfig {
             limits: Limits::default(),
             checkpoints: CheckpointOptions::default(),
             membership: MembershipOptions::default(),
+            initial_corrupt_check: false,
+            corrupt_check_interval: Duration::ZERO,
         }
     }
 }
@@ -227,7 +240,7 @@ impl Server {
     pub async fn start(config: ServerConfig, env: Env) -> Result<Server, StartError> {
         adopt::adopt(&env.disk, &config).await?;
         let recovery = recover(&config, &env).await?;
-        let Recovery { data_dir, wal, cluster_id, member_id, state, core, runs, next, remotes } =
+        let Recovery { data_dir, wal, cluster_id, member_id, state, core, runs, next, .. } =
             recovery;
         env.recorder.record(&recorder::Event::Recovered {
             member: member_id,
@@ -238,6 +251,15 @@ impl Server {
             revision: state.store.revision(),
             state_hash: state.state_hash(),
         });
+        let standing = match (recovery.is_damaged, config.initial_corrupt_check) {
+            (true, _) => Standing::Quarantined,
+            (false, true) => Standing::Unverified,
+            (false, false) => Standing::Trusted,
+        };
+        if standing != Standing::Trusted {
+            let index = state.applied().index;
+            env.recorder.record(&recorder::Event::Standing { standing, index });
+        }
         let (inbox, events) = mpsc::channel(INBOX_EVENTS);
         let core_config = config.core_config(member_id, env.seed);
         let metrics = Arc::new(Metrics::new());
@@ -259,22 +281,25 @@ impl Server {
             run_dir: data_dir.run_dir(),
             lease_ttl_secs_min: config.lease_ttl_secs_min(),
             state,
+            standing,
             hub,
             metrics,
         }));
         let peers = Peers::new(shared.clone());
         peers.set_all(&shared.state().members.iter().cloned().collect::<Vec<_>>());
-        for remote in remotes {
+        for remote in recovery.remotes {
             peers.set(remote.id, &remote.peer_urls);
         }
         let core = RaftCore::new(core_config, core);
         let heartbeat = Duration::from_millis(config.heartbeat_ms);
+        let recheck = state_check::recheck(shared.clone(), config.corrupt_check_interval);
         let parts = RingParts { core, wal, next, events, heartbeat };
         let mut tasks = spawn_ring(parts, &shared, &peers);
         let handle = Handle::new(shared);
         let (name, client_urls) = (config.name, config.advertise_client_urls);
         let publish = publish::run(handle.clone(), name.clone(), client_urls.clone());
         tasks.push(tokio::spawn(publish));
+        tasks.push(tokio::spawn(recheck));
         tasks.push(tokio::spawn(versions::run(handle.clone())));
         let compactor = auto_compactor::run(handle.clone(), config.auto_compaction);
         tasks.push(tokio::spawn(compactor));
@@ -290,9 +315,11 @@ impl Server {
         PeerService::new(self.handle.shared().clone(), self.peers.clone())
     }
 
-    /// Completes once clients can be served: the cluster knows this member and has a version.
+    /// Completes once clients can be served: the cluster knows this member and has a version, and
+    /// the state of this member is trusted.
     pub async fn ready(&self) {
         publish::published(&self.handle, &self.name, &self.client_urls).await;
+        self.handle.shared().trusted().await;
     }
 
     /// Completes when the server has stopped.
@@ -335,6 +362,7 @@ fn spawn_ring(parts: RingParts, shared: &Arc<Shared>, peers: &Arc<Peers>) -> Vec
     let (log, log_jobs) = mpsc::unbounded_channel();
     let (apply, apply_jobs) = mpsc::unbounded_channel();
     let (offers, offered) = mpsc::channel(1);
+    let (rebuilds, wishes) = mpsc::channel(1);
     let checkpointer = Checkpointer::new(shared.clone(), peers.clone(), next, log.clone());
     let outlets = Outlets { peers: peers.clone(), log, apply, offers };
     let tick = heartbeat / ticker::TICKS_PER_HEARTBEAT;
@@ -343,11 +371,12 @@ fn spawn_ring(parts: RingParts, shared: &Arc<Shared>, peers: &Arc<Peers>) -> Vec
         tokio::spawn(log_writer::run(wal, log_jobs, peers.clone(), shared.clone())),
         tokio::spawn(applier::run(apply_jobs, shared.clone())),
         tokio::spawn(applier::compactor(shared.clone())),
-        tokio::spawn(run_dir::run(checkpointer, offered)),
+        tokio::spawn(run_dir::run(checkpointer, offered, wishes)),
         tokio::spawn(repair::run(shared.clone(), peers.clone())),
         tokio::spawn(scrub::run(shared.clone())),
         tokio::spawn(ticker::run(tick, shared.clone())),
         tokio::spawn(prober::run(shared.clone(), peers.clone())),
+        tokio::spawn(state_check::run(shared.clone(), peers.clone(), rebuilds)),
         tokio::spawn(watch_stream::catch_up(shared.clone())),
         tokio::spawn(lease_driver::run(shared.clone())),
         tokio::spawn(space_driver::run(shared.clone())),
@@ -361,7 +390,7 @@ fn spawn_ring(parts: RingParts, shared: &Arc<Shared>, peers: &Arc<Peers>) -> Vec
 /// # Errors
 /// When the address can't be listened on.
 pub async fn serve_peers(
-    service: PeerService,
+    service: impl Peer,
     address: SocketAddr,
 ) -> Result<(), tonic::transport::Error> {
     // The simulated build's type of this service has one parameter more, so it is not named.

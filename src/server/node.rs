@@ -96,6 +96,10 @@ impl Node {
         match event {
             Event::Propose { id, data } => self.unsent.push_back((id, data)),
             Event::ProposeConfChange { id, change } => self.enter_conf_change(id, change),
+            Event::Read(reply) if self.reads.count() >= self.shared.limits.max_waiting_reads => {
+                // A caller that has gone away does not want its answer any more.
+                let _gone = reply.send(Err(Error::TooManyRequests));
+            }
             Event::Read(reply) => {
                 let deadline = self.shared.env.clock.now() + self.shared.request_timeout();
                 self.reads.enter(deadline, reply);
@@ -111,6 +115,12 @@ impl Node {
             Event::Checkpointed { index } => self.checkpointed(index),
             Event::PrepareInstall { index, reply } => {
                 let _gone = reply.send(self.core.prepare_install(index));
+            }
+            Event::HoldApply { reply } => {
+                let reached = (!self.core.is_leader()).then(|| self.core.hold_apply());
+                if reply.send(reached).is_err() && reached.is_some() {
+                    self.core.abort_install();
+                }
             }
             Event::AbortInstall => self.core.abort_install(),
             Event::Install(swap) => {
@@ -313,7 +323,11 @@ impl Node {
             let ready = self.core.ready();
             self.hand_out_one(ready);
         }
-        self.shared.update_view(|view| view.commit = self.core.commit_index());
+        self.shared.update_view(|view| {
+            view.commit = self.core.commit_index();
+            view.readers = self.reads.count();
+            view.log_entries = self.core.last_index() + 1 - self.core.first_index();
+        });
         self.shared.metrics.proposals_committed_total.set(self.core.commit_index() as i64);
     }
 

@@ -4,10 +4,11 @@ use super::event::Event;
 use super::peers::{PROTOCOL_VERSION, Peers};
 use super::reconfigure;
 use super::shared::Shared;
-use super::snapshots::Outgoing;
+use super::snapshots::{Outgoing, await_checkpoint};
 use super::wire;
 use crate::apply::request::core_change;
 use crate::metrics::hex;
+use crate::mvcc::store::STATE_HASH_VERSION;
 use crate::pb::raftpb as pb;
 use crate::pb::raftpb::peer_server::Peer;
 use crate::raft::message::{Message, NodeId};
@@ -169,6 +170,7 @@ impl Peer for PeerService {
     ) -> Result<Response<Self::FetchSnapshotStream>, Status> {
         let request = request.into_inner();
         let to = self.check(request.header.clone())?.from;
+        await_checkpoint(&self.shared, request.index_min).await?;
         let mut outgoing = Outgoing::open(&self.shared, to, &request)?;
         let pieces = futures::stream::poll_fn(move |_| Poll::Ready(outgoing.next_piece()));
         Ok(Response::new(Box::pin(pieces)))
@@ -188,9 +190,12 @@ impl Peer for PeerService {
         &self,
         request: Request<pb::StateHashRequest>,
     ) -> Result<Response<pb::StateHashResponse>, Status> {
-        self.check(request.into_inner().header)?;
-        let state = self.shared.state();
-        let (index, hash) = (state.applied().index, state.state_hash());
-        Ok(Response::new(pb::StateHashResponse { index, hash }))
+        let request = request.into_inner();
+        self.check(request.header)?;
+        let version = STATE_HASH_VERSION;
+        Ok(Response::new(match self.shared.hashes().at(request.index) {
+            Some(hash) => pb::StateHashResponse { index: request.index, hash, version },
+            None => pb::StateHashResponse { version, ..Default::default() },
+        }))
     }
 }

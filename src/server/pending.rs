@@ -101,6 +101,11 @@ impl Pending {
         self.waiting.len()
     }
 
+    /// The bytes of all that wait.
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
     pub fn is_empty(&self) -> bool {
         self.waiting.is_empty()
     }

@@ -15,7 +15,14 @@ const POLL: Duration = Duration::from_millis(50);
 pub async fn run(handle: Handle, name: String, client_urls: Vec<String>) {
     while !is_published(&handle, &name, &client_urls) {
         if handle.has_leader() {
-            publish(&handle, &name, &client_urls).await;
+            // Lost with its leader it would keep clients waiting for as long as a request may last.
+            // It says the same every time, so it is soon said again.
+            let patience = 2 * handle.shared().election_timeout;
+            tokio::select! {
+                biased;
+                () = publish(&handle, &name, &client_urls) => {}
+                () = handle.shared().env.clock.sleep(patience) => {}
+            }
         }
         handle.shared().env.clock.sleep(POLL).await;
     }

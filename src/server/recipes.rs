@@ -38,6 +38,13 @@ pub struct Abandoned {
     wake: Notify,
 }
 
+impl Abandoned {
+    /// How many wait to be given up.
+    pub fn count(&self) -> usize {
+        self.places.lock().expect("no holder of abandoned places panics").len()
+    }
+}
+
 /// Gives a place up unless it is kept: a caller that goes away drops the future it waited in.
 struct Guard {
     shared: Arc<Shared>,

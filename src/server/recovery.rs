@@ -7,6 +7,7 @@ use super::start_error::StartError;
 use crate::alarm::Alarms;
 use crate::apply::machine::{Position, StateMachine};
 use crate::apply::request;
+use crate::apply::snapshot::recorded_hash;
 use crate::env::Env;
 use crate::env::recorder;
 use crate::lease::Lessor;
@@ -19,7 +20,7 @@ use crate::raft::state::Recovered;
 use crate::storage::checkpoint::{self, Checkpoint, NextNumbers, next_numbers};
 use crate::storage::data_dir::DataDir;
 use crate::storage::error::StorageError;
-use crate::storage::manifest::Manifest;
+use crate::storage::manifest::{self, Manifest};
 use crate::storage::wal::{Wal, WalBatch, WalMetadata, WalOptions, WalState};
 use std::sync::Arc;
 
@@ -30,6 +31,8 @@ pub struct Recovery {
     pub cluster_id: u64,
     pub member_id: u64,
     pub state: StateMachine,
+    /// The state is not the one that the checkpoint was taken of.
+    pub is_damaged: bool,
     pub core: Recovered,
     /// The runs of the checkpoint that the state was loaded from.
     pub runs: Arc<RunTable>,
@@ -67,6 +70,7 @@ pub async fn recover(config: &ServerConfig, env: &Env) -> Result<Recovery, Start
     if state.members.is_removed(member_id) {
         return Err(removed(member_id));
     }
+    let is_damaged = is_damaged(&state, manifest.as_ref(), &data_dir)?;
     let applied = state.applied();
     if config.force_new_cluster {
         let batch = go_on_alone(&state, &log, member_id);
@@ -83,7 +87,18 @@ pub async fn recover(config: &ServerConfig, env: &Env) -> Result<Recovery, Start
         entries: log.entries,
         applied: applied.index,
     };
-    Ok(Recovery { data_dir, wal, cluster_id, member_id, state, core, runs, next, remotes })
+    Ok(Recovery {
+        data_dir,
+        wal,
+        cluster_id,
+        member_id,
+        state,
+        is_damaged,
+        core,
+        runs,
+        next,
+        remotes,
+    })
 }
 
 /// The newest state that the disk holds, with the log behind it.
@@ -156,6 +171,30 @@ async fn load(
     let min_ttl = config.lease_ttl_secs_min();
     let state = StateMachine::from_image(store, applied, &manifest.sections, min_ttl);
     state.map_err(|bad| StartError::Config(bad.to_string()))
+}
+
+/// Whether what was loaded differs from what was written down. Every block has verified, so it was
+/// written like that: by a bug, or by somebody. The others may have the right state.
+///
+/// # Errors
+/// When there are no others.
+fn is_damaged(
+    state: &StateMachine,
+    manifest: Option<&Manifest>,
+    data_dir: &DataDir,
+) -> Result<bool, StartError> {
+    let Some(manifest) = manifest else { return Ok(false) };
+    if recorded_hash(&manifest.sections).is_none_or(|hash| hash == state.state_hash()) {
+        return Ok(false);
+    }
+    let what = "the state in its runs is not the one that the checkpoint was taken of";
+    if state.members.voters().len() > 1 {
+        tracing::error!("{what}");
+        return Ok(true);
+    }
+    let path = data_dir.run_dir().join(manifest::file_name(manifest.sequence));
+    let what = format!("{what}, and there is no other member; restore a backup");
+    Err(StorageError::damaged(&path, 0, what).into())
 }
 
 /// What a founding member writes before anything else: who it is, and the founders as committed

@@ -46,7 +46,6 @@ pub async fn run(shared: Arc<Shared>, peers: Arc<Peers>) {
             tracing::error!(run = format!("{run:016x}"), "a run is damaged");
             shared.env.recorder.record(&recorder::Event::Damaged { run });
         }
-        shared.metrics.damaged_runs.set(i64::try_from(damage.runs()).unwrap_or(i64::MAX));
         let mut left = 0;
         for run in damaged {
             left += heal(&shared, &peers, run).await;

@@ -1,16 +1,21 @@
 //! The task that owns the directory of runs: takes checkpoints when they are due, puts whole runs
-//! in the place of damaged ones, and installs what a leader offers. One task does all, so that
-//! they never meet there.
+//! in the place of damaged ones, and installs what a leader offers, or another member has when this
+//! one's state is damaged. One task does all of it, so that they never meet there.
 
 use super::checkpointer::Checkpointer;
 use super::installer;
 use super::shared::{Shared, StopReason};
+use super::state_check::Rebuild;
 use crate::raft::ready::SnapshotOffer;
 use crate::storage::error::StorageError;
 use tokio::sync::mpsc;
 
 /// Runs until the server stops or the disk fails.
-pub async fn run(mut owner: Checkpointer, mut offers: mpsc::Receiver<SnapshotOffer>) {
+pub async fn run(
+    mut owner: Checkpointer,
+    mut offers: mpsc::Receiver<SnapshotOffer>,
+    mut rebuilds: mpsc::Receiver<Rebuild>,
+) {
     let shared = owner.shared.clone();
     loop {
         tokio::select! {
@@ -19,6 +24,13 @@ pub async fn run(mut owner: Checkpointer, mut offers: mpsc::Receiver<SnapshotOff
                 let Some(offer) = offer else { return };
                 let installed = installer::install(&mut owner, offer).await;
                 if !survives(&shared, installed) {
+                    return;
+                }
+            }
+            rebuild = rebuilds.recv() => {
+                let Some(rebuild) = rebuild else { return };
+                let rebuilt = installer::rebuild(&mut owner, rebuild).await;
+                if !survives(&shared, rebuilt) {
                     return;
                 }
             }

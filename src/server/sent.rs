@@ -35,6 +35,11 @@ impl Sent {
         number
     }
 
+    /// How many are being sent.
+    pub fn count(&self) -> usize {
+        self.lock().len()
+    }
+
     pub fn leave(&self, number: u64) {
         self.lock().remove(&number);
     }

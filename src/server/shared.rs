@@ -1,6 +1,7 @@
 //! What the tasks of one server and its callers share.
 
 use super::event::Event;
+use super::hash_history::HashHistory;
 use super::keep_alive::KeepAlives;
 use super::pending::Pending;
 use super::recipes::Abandoned;
@@ -11,7 +12,7 @@ use super::space::Space;
 use crate::apply::machine::StateMachine;
 use crate::env::Env;
 use crate::env::clock::Mono;
-use crate::env::recorder;
+use crate::env::recorder::{self, Standing};
 use crate::env::signal::Signal;
 use crate::error::{Error, Result};
 use crate::metrics::Metrics;
@@ -37,6 +38,8 @@ pub struct Limits {
     pub max_pending_requests: usize,
     /// Bytes of them.
     pub max_pending_bytes: usize,
+    /// Linearizable reads of this member that may wait for their index at once.
+    pub max_waiting_reads: usize,
     /// Entries that may be committed and not yet applied before requests are refused.
     pub max_apply_lag: u64,
     /// Revisions that may wait in a watch stream, beside a few for each of its watchers.
@@ -50,6 +53,7 @@ impl Default for Limits {
             max_request_bytes: 1_572_864,
             max_pending_requests: 5_000,
             max_pending_bytes: 256 << 20,
+            max_waiting_reads: 100_000,
             max_apply_lag: 5_000,
             watch_queue_items: 1_024,
         }
@@ -102,11 +106,17 @@ pub struct View {
     pub is_learner: bool,
     pub commit: Index,
     pub applied: Index,
+    /// Linearizable reads that wait for their index.
+    pub readers: usize,
+    /// Entries of the log that are in memory.
+    pub log_entries: u64,
     /// Bytes of all entries that were applied since the start.
     pub applied_bytes: u64,
     /// The entry that the newest checkpoint reaches, and the bytes applied until then.
     pub checkpoint: Index,
     pub checkpoint_bytes: u64,
+    /// Another member waits for a checkpoint that reaches this entry.
+    pub checkpoint_wanted: Index,
     /// Since when no leader has been known; meaningless while one is.
     pub leaderless_since: Mono,
 }
@@ -158,6 +168,8 @@ pub struct Shared {
     pub checkpoints: CheckpointOptions,
     /// Wakes the task that takes checkpoints.
     pub checkpoint: Notify,
+    /// The entry that the newest checkpoint reaches, for those who wait for one.
+    pub checkpointed: Signal<Index>,
     /// The runs of the newest checkpoint, and where they lie.
     pub runs: Arc<RunTable>,
     pub run_dir: PathBuf,
@@ -167,6 +179,8 @@ pub struct Shared {
     pub lease_ttl_secs_min: i64,
     /// The versions of the other members, as far as they have said them.
     pub versions: Mutex<BTreeMap<NodeId, String>>,
+    pub(super) standing: Signal<Standing>,
+    hashes: Mutex<HashHistory>,
     state: RwLock<StateMachine>,
     pending: Mutex<Pending>,
     view: Mutex<View>,
@@ -186,6 +200,7 @@ pub struct Parts {
     pub peer_urls: Vec<String>,
     pub inbox: mpsc::Sender<Event>,
     pub state: StateMachine,
+    pub standing: Standing,
     pub checkpoints: CheckpointOptions,
     pub runs: Arc<RunTable>,
     pub run_dir: PathBuf,
@@ -208,6 +223,8 @@ impl Shared {
         let compacted = parts.state.store.compact_revision();
         // A state that was just recovered is that of the newest checkpoint.
         let applied = parts.state.applied().index;
+        let mut hashes = HashHistory::default();
+        hashes.note(applied, parts.state.state_hash());
         Shared {
             cluster_id: parts.cluster_id,
             member_id: parts.member_id,
@@ -229,11 +246,14 @@ impl Shared {
             backups: Signal::new(0),
             checkpoints: parts.checkpoints,
             checkpoint: Notify::new(),
+            checkpointed: Signal::new(applied),
             runs: parts.runs,
             run_dir: parts.run_dir,
             sent: Sent::default(),
             lease_ttl_secs_min: parts.lease_ttl_secs_min,
             versions: Mutex::default(),
+            standing: Signal::new(parts.standing),
+            hashes: Mutex::new(hashes),
             state: RwLock::new(parts.state),
             pending: Mutex::new(pending),
             view: Mutex::new(View { applied, checkpoint: applied, ..View::default() }),
@@ -266,6 +286,10 @@ impl Shared {
         self.hub.lock().expect("no holder of the hub panics and goes on")
     }
 
+    pub fn hashes(&self) -> MutexGuard<'_, HashHistory> {
+        self.hashes.lock().expect("no holder of the hashes panics and goes on")
+    }
+
     pub fn view(&self) -> View {
         *self.view.lock().expect("no holder of the view panics and goes on")
     }
@@ -285,9 +309,15 @@ impl Shared {
         }
     }
 
+    /// A state that is known to be damaged is not written down.
     pub fn is_checkpoint_due(&self) -> bool {
+        if self.standing() == Standing::Quarantined {
+            return false;
+        }
         let (view, options) = (self.view(), &self.checkpoints);
+        let wanted = view.checkpoint_wanted;
         view.applied - view.checkpoint >= options.entries
+            || (view.checkpoint < wanted && view.applied >= wanted)
             || view.applied_bytes - view.checkpoint_bytes >= options.log_bytes
     }
 
@@ -297,6 +327,17 @@ impl Shared {
             view.checkpoint = index;
             view.checkpoint_bytes = bytes;
         });
+        self.checkpointed.set(index);
+    }
+
+    /// Completes once there is a checkpoint that reaches `index`.
+    pub async fn checkpoint_at(&self, index: Index) {
+        if self.checkpointed.get() >= index {
+            return;
+        }
+        self.update_view(|view| view.checkpoint_wanted = view.checkpoint_wanted.max(index));
+        self.checkpoint.notify_one();
+        self.checkpointed.wait_for(|reached| *reached >= index).await;
     }
 
     /// A number drawn from this member's own stream of chance.

@@ -8,6 +8,7 @@
 use super::event::Event;
 use super::shared::Shared;
 use crate::env::clock::Mono;
+use crate::env::recorder::Standing;
 use crate::metrics::hex;
 use crate::pb::raftpb::{FetchSnapshotRequest, SnapshotChunk};
 use crate::raft::message::{Index, NodeId};
@@ -103,6 +104,25 @@ impl Outgoing {
             start = end;
         }
         Ok(Bytes::new())
+    }
+}
+
+/// Waits for a checkpoint that reaches `index`, and takes one if none does yet.
+///
+/// # Errors
+/// When this member's state is known to be damaged, or does not come so far in all the time that a
+/// request may wait.
+#[allow(clippy::result_large_err, reason = "a status is what the transport takes")]
+pub async fn await_checkpoint(shared: &Shared, index: Index) -> Result<(), Status> {
+    if shared.standing() == Standing::Quarantined {
+        return Err(Status::unavailable("the state of this member is damaged"));
+    }
+    tokio::select! {
+        biased;
+        () = shared.checkpoint_at(index) => Ok(()),
+        () = shared.env.clock.sleep(shared.request_timeout()) => {
+            Err(Status::unavailable(format!("there is no checkpoint at {index} yet")))
+        }
     }
 }
 

@@ -7,9 +7,9 @@ use crate::env::clock::Mono;
 use crate::error::{Error, Result};
 use crate::pb::etcdserverpb::{WatchCreateRequest, WatchResponse};
 use crate::watch::catch_up::StepBudget;
-use crate::watch::hub::StreamId;
+use crate::watch::hub::{Hub, StreamId};
 use futures::future::BoxFuture;
-use std::sync::Arc;
+use std::sync::{Arc, MutexGuard};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -29,6 +29,7 @@ const PROGRESS_CHECK_MAX: Duration = Duration::from_secs(1);
 pub struct WatchSession {
     shared: Arc<Shared>,
     stream: StreamId,
+    generation: u64,
     /// Completes with the reason when the stream has to end.
     ending: BoxFuture<'static, Error>,
     ended: bool,
@@ -42,21 +43,30 @@ impl Handle {
     pub fn watch(&self, require_leader: bool) -> Result<WatchSession> {
         let shared = self.shared().clone();
         shared.check_running()?;
+        shared.check_trusted()?;
         if require_leader && shared.view().leader == 0 {
             return Err(Error::NoLeader);
         }
-        let stream = shared.hub().open_stream();
+        let (stream, generation) = {
+            let mut hub = shared.hub();
+            (hub.open_stream(), hub.generation())
+        };
         let ending = Box::pin(ending(shared.clone(), require_leader));
-        Ok(WatchSession { shared, stream, ending, ended: false })
+        Ok(WatchSession { shared, stream, generation, ending, ended: false })
     }
 }
 
 impl WatchSession {
+    /// The hub, unless all streams of this one's time were ended.
+    fn hub(&self) -> Option<MutexGuard<'_, Hub>> {
+        Some(self.shared.hub()).filter(|hub| hub.generation() == self.generation)
+    }
+
     /// Begins a watcher; what came of it is the stream's next reply.
     pub fn create(&self, request: &WatchCreateRequest) {
         let now = self.shared.env.clock.now().since_start();
         let behind = {
-            let mut hub = self.shared.hub();
+            let Some(mut hub) = self.hub() else { return };
             hub.create(self.stream, request, now);
             hub.is_behind()
         };
@@ -67,11 +77,13 @@ impl WatchSession {
 
     /// Replies that a watcher was not created, and why.
     pub fn refuse(&self, cancel_reason: String) {
-        self.shared.hub().refuse(self.stream, cancel_reason);
+        if let Some(mut hub) = self.hub() {
+            hub.refuse(self.stream, cancel_reason);
+        }
     }
 
     pub fn cancel(&self, watch_id: i64) {
-        let mut hub = self.shared.hub();
+        let Some(mut hub) = self.hub() else { return };
         hub.cancel(self.stream, watch_id);
         if hub.is_behind() {
             self.shared.catch_up.notify_one();
@@ -79,12 +91,14 @@ impl WatchSession {
     }
 
     pub fn request_progress(&self) {
-        self.shared.hub().request_progress(self.stream);
+        if let Some(mut hub) = self.hub() {
+            hub.request_progress(self.stream);
+        }
     }
 
     /// Whether so many replies wait that no further request should be read.
     pub fn is_congested(&self) -> bool {
-        self.shared.hub().is_congested(self.stream)
+        self.hub().is_some_and(|hub| hub.is_congested(self.stream))
     }
 
     /// The next response. After an error there is nothing more.
@@ -92,9 +106,11 @@ impl WatchSession {
         if self.ended {
             return Poll::Ready(None);
         }
-        let (response, behind) = {
-            let mut hub = self.shared.hub();
-            (hub.poll_next(self.stream, cx.waker()), hub.is_behind())
+        let polled =
+            self.hub().map(|mut hub| (hub.poll_next(self.stream, cx.waker()), hub.is_behind()));
+        let Some((response, behind)) = polled else {
+            self.ended = true;
+            return Poll::Ready(Some(Err(Error::Corrupt)));
         };
         if behind {
             // Reading may have made room for watchers that waited for it.
@@ -118,7 +134,9 @@ impl WatchSession {
 
 impl Drop for WatchSession {
     fn drop(&mut self) {
-        self.shared.hub().close_stream(self.stream);
+        if let Some(mut hub) = self.hub() {
+            hub.close_stream(self.stream);
+        }
     }
 }
 

@@ -90,6 +90,8 @@ pub struct Hub {
     pub(super) behind: BTreeSet<(i64, Slot)>,
     timers: BTreeSet<(Duration, u32)>,
     serial: u64,
+    /// How often all streams were ended: a stream belongs to the generation it was opened in.
+    generation: u64,
     pub(super) touched: Vec<Slot>,
     pub(super) newest_first: bool,
     watcher_count: usize,
@@ -111,6 +113,7 @@ impl Hub {
             behind: BTreeSet::new(),
             timers: BTreeSet::new(),
             serial: 0,
+            generation: 0,
             touched: Vec::new(),
             newest_first: false,
             watcher_count: 0,
@@ -314,6 +317,19 @@ impl Hub {
             }
         }
         self.revision = revision;
+    }
+
+    /// Ends all streams at once, because what they were told may be wrong, and goes on without any
+    /// on a store at `revision`. Their readers are woken, and find that their generation is over.
+    pub fn end_all(&mut self, revision: i64) {
+        self.streams.iter_mut().flatten().for_each(Stream::wake);
+        let (serial, generation, events) = (self.serial, self.generation + 1, self.events);
+        let fresh = Hub::new(self.options.clone(), revision);
+        *self = Hub { serial, generation, events, ..fresh };
+    }
+
+    pub fn generation(&self) -> u64 {
+        self.generation
     }
 
     /// Lets the progress timers strike that are due, and says when the next one is.

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 /// On a machine with much else to do.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(180);
 const KEYS: usize = 200;
 /// Within the records of the first block, whatever they are.
 const DAMAGED_BYTES: std::ops::Range<u64> = 100..110;
@@ -58,17 +58,18 @@ async fn damaged(flag: &str) -> (Cluster, usize, usize) {
     let data_dir = &cluster.members[victim].dir;
     let begin = Instant::now();
     let mut before = Vec::new();
-    // The newest run is one of the state once no other comes.
-    let newest = loop {
+    // Once no other run comes, the largest holds values that nothing else does.
+    let size = |run: &PathBuf| fs::metadata(run).map_or(0, |found| found.len());
+    let largest = loop {
         tokio::time::sleep(Duration::from_millis(500)).await;
         let now = runs(data_dir);
-        if let Some(newest) = now.last().filter(|_| now == before) {
-            break newest.clone();
+        if let Some(largest) = now.iter().max_by_key(|run| size(run)).filter(|_| now == before) {
+            break largest.clone();
         }
         before = now;
         assert!(begin.elapsed() < PATIENCE, "no checkpoint was taken");
     };
-    damage(&newest);
+    damage(&largest);
     (cluster, led, victim)
 }
 

@@ -6,6 +6,7 @@
 
 mod checkpoint;
 mod client;
+mod corruption;
 mod damage;
 mod input;
 mod kill;

@@ -415,7 +415,8 @@ impl<'a> Replay<'a> {
             let asked = match &operation.request {
                 Request::Range(range) => range.revision,
                 Request::Compact { revision, .. } => *revision,
-                Request::Put(_) | Request::Delete(_) | Request::Txn(_) => 0,
+                Request::Txn(txn) => txn.success.iter().map(old_revision).max().unwrap_or(0),
+                Request::Put(_) | Request::Delete(_) => 0,
             };
             match operation.outcome {
                 Outcome::Refused(Refusal::Compacted) => {
@@ -476,6 +477,14 @@ impl<'a> Replay<'a> {
         let operation = &self.operations[i];
         let text = format!("{}: {text}", describe(i, operation));
         Violation::new(Guarantee::Linearizability, Some(operation.returned), text)
+    }
+}
+
+/// The revision at which an operation of a transaction reads; 0 for the newest.
+fn old_revision(operation: &Request) -> i64 {
+    match operation {
+        Request::Range(range) => range.revision,
+        Request::Put(_) | Request::Delete(_) | Request::Txn(_) | Request::Compact { .. } => 0,
     }
 }
 
@@ -606,6 +615,8 @@ mod tests {
             filter: Filter::None,
             prev_kv: false,
             start: 3,
+            opened: 0,
+            closed: 99,
             deliveries: vec![delivery],
             owed: None,
             cut_off: None,

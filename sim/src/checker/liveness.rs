@@ -14,6 +14,8 @@ pub struct Healing {
     pub core: Vec<CoreMember>,
     /// Who hears from nobody for good, and leads nevertheless.
     pub deaf_leader: Option<usize>,
+    /// Why leadership did not go where it was sent, when all was healed.
+    pub handover: Option<String>,
 }
 
 /// What one member of the healed core did.
@@ -56,6 +58,10 @@ pub fn check(healing: &Healing) -> Result<(), Violation> {
         let text = format!("member {member} hears from nobody, and leads after {limit} ms");
         return Err(Violation::new(Guarantee::StableLeadership, Some(healing.healed_at), text));
     }
+    if let Some(failure) = &healing.handover {
+        let text = format!("all is healed, and {failure}");
+        return Err(Violation::new(Guarantee::StableLeadership, Some(healing.healed_at), text));
+    }
     agree(&healing.core)
 }
 
@@ -91,6 +97,7 @@ mod tests {
             leader_at: Some(1_200),
             core: vec![member(0), member(1), member(2)],
             deaf_leader: None,
+            handover: None,
         }
     }
 
@@ -109,5 +116,6 @@ mod tests {
         fails(Guarantee::ReplicasAgree, &|h| h.core[2].state = Some((9, 4, 78)));
         fails(Guarantee::ReplicasAgree, &|h| h.core[0].state = None);
         fails(Guarantee::StableLeadership, &|h| h.deaf_leader = Some(4));
+        fails(Guarantee::StableLeadership, &|h| h.handover = Some("nobody moved".into()));
     }
 }

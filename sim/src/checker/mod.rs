@@ -7,6 +7,10 @@ use crate::history::Nanos;
 
 /// Backups: exact, whatever goes on meanwhile.
 pub mod backup;
+/// Bounds: queues stay within their limits and drain.
+pub mod bounds;
+/// Corruption: found in time, never shown once it is found, sound again in the end.
+pub mod containment;
 /// Leadership: it stays where nothing calls for a change, and moves away from who can't lead.
 pub mod leadership;
 /// Leases: never gone too early, never too late.
@@ -52,6 +56,8 @@ pub enum Guarantee {
     LeaseUpper,
     /// The writes of those who hold a lock, one after the other, never interleave.
     LockFencing,
+    /// A damaged state is found, not shown, and replaced, while the other members go on.
+    CorruptionContained,
     /// A backup holds the state at its revision.
     BackupIsExact,
     Liveness,

@@ -69,6 +69,11 @@ pub enum Fact {
     },
     /// The harness damaged what the member had made durable: its old promises are void.
     Damaged,
+    /// The harness damaged the state in the member's memory: it may differ from the others' until
+    /// it comes up or installs with the state that belongs to its index.
+    Corrupted,
+    /// The harness has looked, and the damaged value is gone.
+    Sound,
 }
 
 /// A set of members: bit n stands for member n.
@@ -112,8 +117,12 @@ struct Life {
     /// The last entry that it called committed.
     committed: u64,
     applied: u64,
+    /// Index, revision and state hash after the last entry that it applied or loaded.
+    state: Option<(u64, i64, u64)>,
     /// Its disk was damaged on purpose: nothing is demanded of it any more.
     damaged: bool,
+    /// Its state was damaged on purpose.
+    corrupted: bool,
 }
 
 /// The state of all members, as far as they told.
@@ -160,6 +169,14 @@ impl Raft {
                 self.lives.insert(member, Life { damaged: true, ..Life::default() });
                 Ok(())
             }
+            Fact::Corrupted => {
+                self.life(member).corrupted = true;
+                Ok(())
+            }
+            Fact::Sound => {
+                self.life(member).corrupted = false;
+                Ok(())
+            }
             Fact::Leads { term } => match self.leaders.insert(term, member) {
                 Some(other) if other != member => fail(
                     Guarantee::ElectionSafety,
@@ -200,8 +217,22 @@ impl Raft {
 
     /// The last index that `member` applied in its present life, with revision and state hash.
     pub fn last_applied(&self, member: usize) -> Option<(u64, i64, u64)> {
-        let index = self.lives.get(&member)?.applied;
-        self.applied.get(&index).map(|a| (index, a.revision, a.state_hash))
+        self.lives.get(&member)?.state
+    }
+
+    /// Whether the state of `member` was damaged on purpose, and still is as far as is known.
+    pub fn is_corrupted(&self, member: usize) -> bool {
+        self.lives.get(&member).is_some_and(|life| life.corrupted)
+    }
+
+    /// Whether `member` has the state that the others had at its index.
+    pub fn agrees(&self, member: usize) -> bool {
+        let state = self.last_applied(member);
+        let known = |(index, revision, state_hash)| {
+            let applied = self.applied.get(&index);
+            applied.is_some_and(|a| (a.revision, a.state_hash) == (revision, state_hash))
+        };
+        state.is_some_and(known)
     }
 
     /// The entry whose applying made `revision`.
@@ -275,6 +306,10 @@ impl Raft {
         let Some((before, old)) = self.configurations.range(..index).next_back() else {
             return Ok(());
         };
+        let promoted = old.learners & new.voters;
+        for seat in (0..64).filter(|seat| promoted >> seat & 1 == 1) {
+            self.check_promotion(seat, index)?;
+        }
         // A member that installed a snapshot tells of several changes as one.
         let one = (old.voters ^ new.voters).count_ones() <= 1;
         let skipped = self.applied.range(before + 1..index).count() as u64 != index - before - 1;
@@ -282,6 +317,17 @@ impl Raft {
             return Err(format!("from {old:x?} at {before} to {new:x?} at {index} in one change"));
         }
         Ok(())
+    }
+
+    /// Whoever is promoted had nine tenths of the log: a quorum must not wait for a newcomer.
+    fn check_promotion(&self, seat: usize, index: u64) -> Result<(), String> {
+        let has = self.lives.get(&seat).map_or(0, |life| life.persisted);
+        // What stood in the leader's log when it proposed the change.
+        let last = index - 1;
+        if has * 10 >= last * 9 {
+            return Ok(());
+        }
+        Err(format!("member {seat} was promoted at {index} with a log that ends at {has}"))
     }
 
     /// A change may be proposed once the one before is applied here, and an entry of the leader's
@@ -389,16 +435,25 @@ impl Raft {
         revision: i64,
         state_hash: u64,
     ) -> Result<(), String> {
-        self.life(member).applied = index;
+        let life = self.life(member);
+        life.applied = index;
+        life.state = Some((index, revision, state_hash));
+        let was_corrupted = life.corrupted;
         if index == 0 {
+            life.corrupted = false;
             return Ok(());
         }
-        let known = self.applied.get(&index).ok_or_else(|| {
+        let known = self.applied.get(&index);
+        if known.is_some_and(|a| (a.revision, a.state_hash) == (revision, state_hash)) {
+            self.life(member).corrupted = false;
+            return Ok(());
+        }
+        if was_corrupted {
+            return Ok(());
+        }
+        let known = known.ok_or_else(|| {
             format!("member {member} has a checkpoint at {index}, which nobody has applied")
         })?;
-        if (known.revision, known.state_hash) == (revision, state_hash) {
-            return Ok(());
-        }
         Err(format!(
             "the checkpoint of member {member} at {index}: revision {revision}, state \
              {state_hash:016x}; member {} had revision {}, state {:016x}",
@@ -480,7 +535,12 @@ impl Raft {
         if last != 0 && index != last + 1 {
             return fail(format!("member {member} applied {index} after {last}"));
         }
-        self.life(member).applied = index;
+        let life = self.life(member);
+        life.applied = index;
+        life.state = Some((index, entry.revision, entry.state_hash));
+        if life.corrupted {
+            return Ok(());
+        }
         let known = *self.applied.entry(index).or_insert(entry);
         let same = (known.term, known.revision, known.state_hash)
             == (entry.term, entry.revision, entry.state_hash);
@@ -551,6 +611,15 @@ mod tests {
         let facts = [(0, applied(1, 10)), (0, Fact::Started), (0, applied(1, 11))];
         assert_eq!(broken(&facts), Guarantee::StateMachineSafety);
         let facts = [(0, applied(1, 10)), (0, applied(3, 30))];
+        assert_eq!(broken(&facts), Guarantee::StateMachineSafety);
+    }
+
+    #[test]
+    fn a_state_that_was_damaged_on_purpose_is_passed_over_until_it_is_replaced() {
+        let loaded = |index, state_hash| Fact::Loaded { index, revision: index as i64, state_hash };
+        let mut facts = vec![(0, applied(1, 10)), (0, applied(2, 20)), (0, applied(3, 30))];
+        facts.extend([(1, Fact::Corrupted), (1, applied(1, 11)), (1, loaded(1, 11))]);
+        facts.extend([(1, applied(2, 21)), (1, loaded(2, 20)), (1, applied(3, 31))]);
         assert_eq!(broken(&facts), Guarantee::StateMachineSafety);
     }
 
@@ -647,6 +716,19 @@ mod tests {
         }
         let facts = [members(3, 0b11, 0b100), (1, members(3, 0b111, 0).1)];
         assert_eq!(broken(&facts), Guarantee::MembershipSafety);
+    }
+
+    #[test]
+    fn a_promotion_of_a_learner_that_is_far_behind_is_seen() {
+        let after = Fact::Members { index: 19, voters: 0b1111, learners: 0, removed: 0 };
+        let before = Fact::Members { index: 9, voters: 0b111, learners: 0b1000, removed: 0 };
+        let kept = |last_index| (3, Fact::Persisted { last_index });
+        let facts = [(0, before), kept(16), (0, after)];
+        assert_eq!(broken(&facts), Guarantee::MembershipSafety);
+        let mut raft = Raft::default();
+        for (member, fact) in [(0, before), kept(17), (0, after)] {
+            raft.observe(0, member, fact).expect("nine tenths of 18 entries");
+        }
     }
 
     #[test]

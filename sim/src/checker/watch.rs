@@ -70,6 +70,8 @@ pub struct Stream {
     pub prev_kv: bool,
     /// The first revision that the watcher is owed.
     pub start: i64,
+    pub opened: Nanos,
+    pub closed: Nanos,
     pub deliveries: Vec<Delivery>,
     /// The revision up to which everything had to be there when the stream was closed, if the
     /// harness waited for it.
@@ -240,6 +242,8 @@ mod tests {
             filter: Filter::None,
             prev_kv: true,
             start: 2,
+            opened: 1,
+            closed: 9,
             deliveries,
             owed: Some(6),
             cut_off: None,

@@ -13,6 +13,9 @@ pub struct Bag {
     cut: BTreeSet<(NodeId, NodeId)>,
     pub drop_per_mille: u64,
     pub duplicate_per_mille: u64,
+    /// How many of the messages on a cut link are lost when their turn comes; the others wait for
+    /// the link, as in a connection that is not given up.
+    pub cut_loses_per_mille: u64,
     /// Whether a message may overtake others on its link.
     pub reorder: bool,
 }
@@ -45,8 +48,7 @@ impl Bag {
         }
         let link = (self.messages[chosen].from, self.messages[chosen].to);
         let is_cut = self.cut.contains(&link);
-        if is_cut && dice.chance(500) {
-            // It waits for the link, as in a connection that is not given up.
+        if is_cut && !dice.chance(self.cut_loses_per_mille) {
             return Drawn::Nothing;
         }
         if is_cut || dice.chance(self.drop_per_mille) {

@@ -51,7 +51,7 @@ pub fn run(seed: u64, steps: usize) -> Result<Stats, String> {
             .downcast_ref::<String>()
             .cloned()
             .or_else(|| panic.downcast_ref::<&str>().map(|text| text.to_string()));
-        Err(format!("Panic: {}", text.unwrap_or_default()))
+        Err(format!("NoPanic: {}", text.unwrap_or_default()))
     })
 }
 
@@ -81,6 +81,7 @@ impl Ring {
         bag.drop_per_mille = weather.drop_per_mille;
         bag.duplicate_per_mille = weather.duplicate_per_mille;
         bag.reorder = weather.reorder;
+        bag.cut_loses_per_mille = weather.cut_loses_per_mille;
         let founders: Vec<NodeId> = (1..=weather.founders).collect();
         let conf =
             ConfState { voters: founders.iter().copied().collect(), learners: Default::default() };
@@ -130,7 +131,7 @@ impl Ring {
         for id in &ids {
             self.start(*id)?;
         }
-        for _ in 0..steps {
+        for _ in 0..steps * self.weather.length {
             self.stats.steps += 1;
             self.storm()?;
         }
@@ -162,11 +163,30 @@ impl Ring {
 
     fn put(&mut self, message: Message) -> Result<(), String> {
         self.checker.leaves(&message)?;
+        if message.payload == Payload::TimeoutNow {
+            self.check_successor(message.from, message.to)?;
+        }
         self.stats.messages += 1;
         if let Some(lost) = self.bag.put(message) {
             self.lost(lost);
         }
         Ok(())
+    }
+
+    /// Who is told to campaign has all that there is; else it only takes the leader down.
+    fn check_successor(&self, leader: NodeId, successor: NodeId) -> Result<(), String> {
+        let core = |id: &NodeId| self.members[id].core.as_ref();
+        let (Some(leads), Some(follows)) = (core(&leader), core(&successor)) else { return Ok(()) };
+        // What gathers before a Ready may be later than the message; and in a later term the
+        // successor may have lost what it had.
+        if self.weather.gather_per_mille > 0 || leads.term() != follows.term() {
+            return Ok(());
+        }
+        let last = leads.last_index();
+        if self.members[&successor].disk.image.holds(last, leads.term_at(last).unwrap_or(0)) {
+            return Ok(());
+        }
+        Err(format!("StableLeadership: {leader} hands over to {successor}, which lacks {last}"))
     }
 
     /// A lost offer of a snapshot is noticed by the leader's driver.
@@ -312,11 +332,24 @@ impl Ring {
         self.after(id)
     }
 
-    /// Calm weather: everything runs, nothing is lost. The group must come back by itself.
+    /// Who comes back after the storm: everybody, or a majority of those who vote.
+    fn survivors(&mut self) -> Vec<NodeId> {
+        let mut ids: Vec<NodeId> = self.members.keys().copied().collect();
+        if self.weather.loses_a_minority && !self.weather.conf_changes {
+            let minority = (ids.len() - 1) / 2;
+            for _ in 0..minority {
+                let lost = ids.remove(self.dice.index(ids.len()));
+                self.crash(lost);
+            }
+        }
+        ids
+    }
+
+    /// Calm weather: nothing is lost, and the group must come back by itself.
     fn heal(&mut self) -> Result<(), String> {
         self.bag.heal();
         self.stranded = None;
-        let ids: Vec<NodeId> = self.members.keys().copied().collect();
+        let ids = self.survivors();
         for id in &ids {
             self.start(*id)?;
         }
@@ -326,7 +359,9 @@ impl Ring {
             self.stats.heal_ticks = tick;
             self.calm_tick(&ids)?;
             let leader = self.settled_leader();
-            if tick > u64::from(ELECTION_TICKS) * 10 && leader.is_none() {
+            // A bare majority has to be of one mind, which takes some of them longer.
+            let patience = if ids.len() < self.members.len() { 20 } else { 10 };
+            if tick > u64::from(ELECTION_TICKS) * patience && leader.is_none() {
                 return Err(format!("Liveness: no leader after {tick} ticks{}", self.describe()));
             }
             let Some(leader) = leader else { continue };
@@ -345,17 +380,40 @@ impl Ring {
             }
             let last = self.core(leader).expect("a leader runs").last_index();
             let everywhere = conf.voters.iter().chain(&conf.learners).all(|id| {
-                self.members[id].machine.index == last && self.members[id].core.is_some()
+                let member = &self.members[id];
+                !ids.contains(id) || (member.machine.index == last && member.core.is_some())
             });
             let in_log = (1..=last).any(|index| {
                 self.checker.committed_at(index).is_some_and(|entry| entry.data == marker)
             });
             if everywhere && in_log && self.bag_is_quiet() {
-                return Ok(());
+                return self.hand_over(leader, &ids);
             }
         }
         let members = self.describe();
         Err(format!("Liveness: not all is applied after {HEAL_TICKS_MAX} ticks{members}"))
+    }
+
+    /// When all is calm, leadership goes where it is sent, and at once.
+    fn hand_over(&mut self, leader: NodeId, ids: &[NodeId]) -> Result<(), String> {
+        let voters = self.core(leader).expect("a leader runs").conf_state().voters.clone();
+        let others: Vec<NodeId> =
+            ids.iter().copied().filter(|id| *id != leader && voters.contains(id)).collect();
+        if !self.weather.hands_over || others.is_empty() {
+            return Ok(());
+        }
+        let target = *self.dice.pick(&others);
+        let core = self.core(leader).expect("a leader runs");
+        core.transfer_leader(target).map_err(|refused| format!("Liveness: {refused:?}"))?;
+        self.stats.transfers += 1;
+        for _ in 0..ELECTION_TICKS {
+            self.calm_tick(ids)?;
+            if self.core(target).is_some_and(|core| core.is_leader()) {
+                return Ok(());
+            }
+        }
+        let members = self.describe();
+        Err(format!("StableLeadership: {leader} did not hand over to {target}{members}"))
     }
 
     /// One line a member, for whoever looks into a failure.

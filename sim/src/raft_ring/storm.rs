@@ -27,6 +27,14 @@ pub struct Weather {
     sync_per_mille: u64,
     apply_per_mille: u64,
     tick_per_mille: u64,
+    /// Of a thousand messages on a cut link, how many are lost when they could arrive.
+    pub cut_loses_per_mille: u64,
+    /// How many times the usual number of steps a history has.
+    pub length: usize,
+    /// Only a majority comes back after the storm.
+    pub loses_a_minority: bool,
+    /// Leadership is handed over once more when all is calm.
+    pub hands_over: bool,
 }
 
 impl Weather {
@@ -48,6 +56,10 @@ impl Weather {
             sync_per_mille: *dice.pick(&[60, 200, 300]),
             apply_per_mille: *dice.pick(&[30, 100]),
             tick_per_mille: *dice.pick(&[50, 150, 300]),
+            cut_loses_per_mille: *dice.pick(&[500, 500, 50, 0]),
+            length: *dice.pick(&[1, 1, 1, 1, 6]),
+            loses_a_minority: dice.chance(300),
+            hands_over: dice.chance(500),
         }
     }
 }

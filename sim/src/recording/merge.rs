@@ -4,7 +4,7 @@ use crate::recording::trouble::{Cast, Kind, Trouble, end};
 use crate::recording::{Recording, WallMicros};
 use crate::timeline::length;
 use crate::timeline::record::{Happening, Loss, Record, What};
-use detcd::env::flight::line::{self, id_of, role_of};
+use detcd::env::flight::line::{self, id_of, role_of, standing_of};
 use detcd::env::recorder::{Event, RoleName};
 use std::time::Duration;
 
@@ -94,6 +94,10 @@ impl Merge {
             }
             line::What::PeerLost { peer } => Event::PeerLost { peer: id_of(peer) },
             line::What::PeerBack { peer } => Event::PeerBack { peer: id_of(peer) },
+            line::What::Standing { standing, index } => {
+                let Some(standing) = standing_of(standing) else { return };
+                Event::Standing { standing, index: *index }
+            }
             line::What::DiskFull { full } => Event::DiskFull { full: *full },
             line::What::Checkpoint { index, took_us } => {
                 Event::Checkpointed { index: *index, revision: 0, runs: 0, took: micros(*took_us) }

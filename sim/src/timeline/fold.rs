@@ -1,11 +1,11 @@
 //! From events to spans: what each member was, and for how long.
 
 use crate::history::Nanos;
-use crate::timeline::record::{Answer, Happening, Loss, Record, What};
+use crate::timeline::record::{Answer, Happening, Loss, Record, Watch, What};
 use crate::timeline::{
-    Band, CallBar, Flag, Kind, Lane, Mark, Micros, Reign, Span, State, Timeline, length,
+    Band, CallBar, Flag, Kind, Lane, Mark, Micros, Reign, Span, State, Timeline, WatchBar, length,
 };
-use detcd::env::recorder::{Event, RoleName};
+use detcd::env::recorder::{Event, RoleName, Standing};
 use std::collections::BTreeMap;
 
 /// Points of an index curve are at least this far apart.
@@ -37,6 +37,7 @@ pub fn fold(record: &Record) -> Timeline {
         words: violation.text.clone(),
     });
     let (clients, calls) = calls(record);
+    let (watchers, watches) = watches(record);
     Timeline {
         title: record.title.clone(),
         facts: record.facts.clone(),
@@ -47,6 +48,8 @@ pub fn fold(record: &Record) -> Timeline {
         faults: closed,
         clients,
         calls,
+        watchers,
+        watches,
         marks,
         violation,
     }
@@ -272,6 +275,7 @@ impl Fold<'_> {
             | Event::Alarm { .. }
             | Event::MembersChanged { .. }
             | Event::AutoCompaction { .. }
+            | Event::Standing { .. }
             | Event::FellBack
             | Event::Damaged { .. }
             | Event::ScrubFound
@@ -315,6 +319,7 @@ impl Fold<'_> {
                 let words = format!("{count} members after entry {index}, {voters} of them vote");
                 Some((Kind::Other, words))
             }
+            Event::Standing { standing, .. } => Some((Kind::Other, standing_words(*standing))),
             Event::DiskFull { full } => Some((Kind::Disk, full_words(*full))),
             Event::FellBack => Some((Kind::Disk, "starts from an older checkpoint".to_string())),
             Event::Damaged { run } => Some((Kind::Disk, format!("run {run:x} is damaged"))),
@@ -323,9 +328,34 @@ impl Fold<'_> {
                 Some((Kind::Disk, format!("{values} values come from others")))
             }
             Event::RunRepaired { run } => Some((Kind::Disk, format!("run {run:x} is repaired"))),
-            _ => None,
+            Event::Recovered { .. }
+            | Event::RoleChanged { .. }
+            | Event::HardState { .. }
+            | Event::Persisted { .. }
+            | Event::Committed { .. }
+            | Event::Applied { .. }
+            | Event::ChangeProposed { .. }
+            | Event::LeaseGranted { .. }
+            | Event::LeaseEnded { .. }
+            | Event::Checkpointed { .. }
+            | Event::Rewritten { .. }
+            | Event::Installed { .. }
+            | Event::SyncStalled { .. }
+            | Event::Proposed { .. }
+            | Event::RoundTrip { .. }
+            | Event::OwnAlarm { .. }
+            | Event::Stopped { .. } => None,
         }
     }
+}
+
+fn standing_words(standing: Standing) -> String {
+    let words = match standing {
+        Standing::Trusted => "its state is trusted",
+        Standing::Unverified => "its state has yet to be compared",
+        Standing::Quarantined => "its state is damaged: quarantined",
+    };
+    words.to_string()
 }
 
 fn full_words(full: bool) -> String {
@@ -422,6 +452,22 @@ fn calls(record: &Record) -> (Vec<String>, Vec<CallBar>) {
     (clients, bars)
 }
 
+fn watches(record: &Record) -> (Vec<String>, Vec<WatchBar>) {
+    let mut watchers: Vec<String> = record.watches.iter().map(|w| w.watcher.clone()).collect();
+    watchers.sort_unstable();
+    watchers.dedup();
+    let bar = |watch: &Watch| WatchBar {
+        watcher: watchers.binary_search(&watch.watcher).expect("every watcher was entered"),
+        member: watch.member,
+        from: micros(watch.opened),
+        to: micros(watch.closed),
+        deliveries: watch.deliveries.iter().map(|(at, events)| (micros(*at), *events)).collect(),
+        words: watch.words.clone(),
+    };
+    let bars = record.watches.iter().map(bar).collect();
+    (watchers, bars)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -490,6 +536,31 @@ mod tests {
             (9, 0, What::Ended(Loss::PowerCut(Default::default()))),
         ]));
         assert_eq!(timeline.members[0].stalls, [(2_000_000, 4_000_000), (7_000_000, 9_000_000)]);
+    }
+
+    #[test]
+    fn a_watcher_has_a_lane_with_its_streams_and_what_they_brought() {
+        let watch = |watcher: &str, opened, deliveries: &[(Nanos, usize)]| Watch {
+            watcher: watcher.into(),
+            member: 1,
+            opened: opened * SECOND,
+            closed: (opened + 4) * SECOND,
+            deliveries: deliveries.to_vec(),
+            words: "everything".into(),
+        };
+        let watches = vec![
+            watch("watcher 1", 9, &[(10 * SECOND, 3), (11 * SECOND, 0)]),
+            watch("watcher 0", 2, &[]),
+            watch("watcher 1", 2, &[]),
+        ];
+        let timeline = fold(&Record { watches, ..record(vec![]) });
+        assert_eq!(timeline.watchers, ["watcher 0", "watcher 1"]);
+        let lanes: Vec<_> = timeline.watches.iter().map(|w| (w.watcher, w.from, w.to)).collect();
+        assert_eq!(
+            lanes,
+            [(1, 9_000_000, 13_000_000), (0, 2_000_000, 6_000_000), (1, 2_000_000, 6_000_000)]
+        );
+        assert_eq!(timeline.watches[0].deliveries, [(10_000_000, 3), (11_000_000, 0)]);
     }
 
     #[test]

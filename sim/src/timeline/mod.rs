@@ -36,6 +36,8 @@ pub struct Timeline {
     pub faults: Vec<Band>,
     pub clients: Vec<String>,
     pub calls: Vec<CallBar>,
+    pub watchers: Vec<String>,
+    pub watches: Vec<WatchBar>,
     pub marks: Vec<Mark>,
     pub violation: Option<Flag>,
 }
@@ -103,6 +105,18 @@ pub struct CallBar {
     pub from: Micros,
     pub to: Micros,
     pub answer: &'static str,
+    pub words: String,
+}
+
+/// One stream of a watcher, for as long as it was open.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct WatchBar {
+    pub watcher: usize,
+    pub member: usize,
+    pub from: Micros,
+    pub to: Micros,
+    /// When a message came, and how many events were in it.
+    pub deliveries: Vec<(Micros, usize)>,
     pub words: String,
 }
 

@@ -88,6 +88,7 @@ const faultRows = (() => {
 })();
 
 const callsOf = data.clients.map((_, client) => data.calls.filter((c) => c.client === client));
+const watchesOf = data.watchers.map((_, i) => data.watches.filter((w) => w.watcher === i));
 const highestIndex = Math.max(1, ...data.members.flatMap((lane) => lane.index.map((p) => p[1])));
 // Entries from before the first moment would press the curves against the top.
 const lowestIndex = Math.min(

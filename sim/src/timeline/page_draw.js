@@ -30,6 +30,7 @@ function layout() {
     return top;
   });
   lanes.clients = data.clients.map(() => { const top = y; y += CALL; return top; });
+  lanes.watchers = data.watchers.map(() => { const top = y; y += CALL; return top; });
   lanes.bottom = y + 6;
   return lanes;
 }
@@ -251,6 +252,26 @@ function drawClients(pen) {
   });
 }
 
+// A band as long as each stream is open, in the colour of its member, and a stroke for each
+// message: high with events, low with a promise of progress only.
+function drawWatchers(pen) {
+  watchesOf.forEach((watches, watcher) => {
+    const y = lanes.watchers[watcher];
+    for (const watch of watches) {
+      if (watch.to < view.from || watch.from > view.to) continue;
+      pen.fillStyle = colours.members[watch.member];
+      pen.globalAlpha = 0.3;
+      box(pen, watch.from, watch.to, y + 3, CALL - 7, 1.5);
+      pen.globalAlpha = 0.9;
+      for (const [at, events] of watch.deliveries) {
+        if (events) box(pen, at, at, y + 2, CALL - 5, 1.5);
+        else box(pen, at, at, y + CALL - 6, 3, 1);
+      }
+      pen.globalAlpha = 1;
+    }
+  });
+}
+
 function drawMarks(pen) {
   for (const mark of data.marks) {
     if (mark.at < view.from || mark.at > view.to) continue;
@@ -293,6 +314,9 @@ function drawNames(pen) {
   data.clients.forEach((client, i) => {
     name(client, lanes.clients[i] + CALL / 2, colours.soft);
   });
+  data.watchers.forEach((watcher, i) => {
+    name(watcher, lanes.watchers[i] + CALL / 2, colours.soft);
+  });
   pen.font = FONT;
 }
 
@@ -328,6 +352,7 @@ function draw() {
   drawFaults(pen);
   data.members.forEach((lane, member) => drawMember(pen, lane, member, patterns));
   drawClients(pen);
+  drawWatchers(pen);
   drawMarks(pen);
   drawNames(pen);
   const flag = data.violation;

@@ -111,6 +111,17 @@ function under(px, py) {
         `${ANSWERS[call.answer]} in ${length(call.to - call.from)}\n${call.words}`);
     }
   });
+  lanes.watchers.forEach((top, watcher) => {
+    if (py < top || py >= top + CALL) return;
+    const watch = watchesOf[watcher].filter((w) => near(w.from, w.to))[0];
+    if (!watch) return;
+    const events = watch.deliveries.filter(([when]) => near(when, when))
+      .reduce((sum, [, count]) => sum + count, 0);
+    const all = watch.deliveries.reduce((sum, [, count]) => sum + count, 0);
+    lines.push(`${data.watchers[watcher]} watches ${watch.words} at ${memberName(watch.member)}` +
+      `\n${moment(watch.from)} for ${length(watch.to - watch.from)}, ${all} events` +
+      (events ? `, ${events} of them here` : ""));
+  });
   return lines.slice(0, 6).join("\n\n");
 }
 

@@ -83,6 +83,19 @@ pub struct Call {
     pub words: String,
 }
 
+/// One stream of one watcher.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Watch {
+    pub watcher: String,
+    pub member: usize,
+    pub opened: Nanos,
+    pub closed: Nanos,
+    /// When a message came, and how many events were in it; one without any promises progress.
+    pub deliveries: Vec<(Nanos, usize)>,
+    /// What is watched.
+    pub words: String,
+}
+
 /// Everything that a timeline is made of.
 #[derive(Clone, Debug, Default)]
 pub struct Record {
@@ -94,6 +107,7 @@ pub struct Record {
     pub ids: BTreeMap<u64, usize>,
     pub happenings: Vec<Happening>,
     pub calls: Vec<Call>,
+    pub watches: Vec<Watch>,
     pub violation: Option<Violation>,
     /// A sync that takes longer than this is worth showing.
     pub slow_sync: Nanos,

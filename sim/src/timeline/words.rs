@@ -10,7 +10,7 @@ use serde_json::Value;
 pub fn aimed_at(fault: &Fault, resolve: impl Fn(Target) -> usize) -> Vec<usize> {
     let fields = fields(fault);
     let mut members = Vec::new();
-    for name in ["target", "to"] {
+    for name in ["target", "from", "to"] {
         let target = fields.iter().find(|(field, _)| field == name);
         if let Some(target) = target.and_then(|(_, v)| serde_json::from_value(v.clone()).ok()) {
             members.push(resolve(target));
@@ -34,7 +34,7 @@ pub fn words(fault: &Fault, members: &[usize]) -> String {
     }
     for (name, value) in &fields {
         let text = match (name.as_str(), value) {
-            ("fault" | "target" | "to", _) => continue,
+            ("fault" | "target" | "from" | "to", _) => continue,
             ("links", _) => {
                 let arrow = |(from, to): &(usize, usize)| format!("m{from}>m{to}");
                 let arrows: Vec<String> = links(&fields).iter().map(arrow).collect();

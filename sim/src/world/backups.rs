@@ -30,8 +30,14 @@ pub async fn run(cluster: Cluster, number: u64, until: Instant) {
         tokio::time::sleep(pause).await;
         let member = *chance.pick(&cluster.current());
         let Some(server) = cluster.server(member) else { continue };
+        let begun = cluster.book().now();
         let pull = pull(&server, plan.options.election_ms, &mut chance);
-        if let Ok(Some(file)) = tokio::time::timeout(PATIENCE, pull).await {
+        let pulled = tokio::time::timeout(PATIENCE, pull).await;
+        // A bit that flipped in memory is in a backup too, until the damage is found.
+        if cluster.book().lock().damage[member].taints(begun) {
+            continue;
+        }
+        if let Ok(Some(file)) = pulled {
             look_into(&cluster, member, file);
         }
     }

@@ -2,7 +2,9 @@
 //! at once.
 
 use super::platters;
+use super::short::{Short, ShortOutcome};
 use super::watcher::Ending;
+use crate::checker::containment::{self, Damage};
 use crate::checker::leadership::{Ailing, Elected};
 use crate::checker::lease::{Clocks, Closing, LeaseCall, LeaseEnd, LeaseGrant};
 use crate::checker::lock::{Observed, Turn};
@@ -18,7 +20,7 @@ use crate::outcome::Figures;
 use crate::timeline::record::{Happening, Loss, What};
 use crate::trace::Trace;
 use detcd::env::clock::Clock;
-use detcd::env::recorder::{Event, Recorder, RoleName};
+use detcd::env::recorder::{Event, Recorder, RoleName, Standing};
 use detcd::env::signal::Signal;
 use detcd::raft::message::Entry;
 use std::collections::{BTreeMap, BTreeSet};
@@ -58,6 +60,8 @@ pub struct Book {
     pub marks: Marks,
     pub figures: Figures,
     pub members: Vec<MemberView>,
+    /// The damage that was done to the state of each member.
+    pub damage: Vec<Damage>,
     pub violation: Option<Violation>,
     /// Who led before the present leader, and the present one.
     pub leaders: [Option<usize>; 2],
@@ -65,6 +69,8 @@ pub struct Book {
     pub elected: Vec<Elected>,
     /// The times in which one disk ailed, in slow-disk mode.
     pub ailing: Vec<Ailing>,
+    /// How many faults had onlookers.
+    pub onlookers: u64,
     pub first_fault: Option<Nanos>,
     pub acknowledged_revision: i64,
     /// Entries that members may have released from their logs.
@@ -89,6 +95,8 @@ pub struct SharedBook {
     elections: Arc<Signal<Election>>,
     broken: Arc<Signal<bool>>,
     ending: Arc<Signal<Ending>>,
+    /// How often the connections that each member serves were reset.
+    resets: Arc<Vec<Signal<u64>>>,
 }
 
 impl SharedBook {
@@ -101,10 +109,12 @@ impl SharedBook {
             marks: Marks::default(),
             figures: Figures { runs: 1, ..Figures::default() },
             members: vec![MemberView::default(); seats],
+            damage: vec![Damage::default(); seats],
             violation: None,
             leaders: [None, None],
             elected: Vec::new(),
             ailing: Vec::new(),
+            onlookers: 0,
             first_fault: None,
             acknowledged_revision: 1,
             released: BTreeMap::new(),
@@ -121,6 +131,7 @@ impl SharedBook {
             elections: Arc::new(Signal::new(Election::default())),
             broken: Arc::new(Signal::new(false)),
             ending: Arc::new(Signal::new(Ending::default())),
+            resets: Arc::new((0..seats).map(|_| Signal::new(0)).collect()),
         }
     }
 
@@ -162,9 +173,36 @@ impl SharedBook {
         &self.ending
     }
 
+    /// Resets the connections that a member serves.
+    pub fn reset_connections(&self, member: usize) {
+        self.resets[member].update(|resets| *resets += 1);
+        self.line(format_args!("m{member} loses its connections"));
+        self.reach("connections reset");
+    }
+
+    pub fn resets(&self, member: usize) -> u64 {
+        self.resets[member].get()
+    }
+
+    /// Works over a connection to a member; nothing if that is reset before.
+    pub async fn unless_reset<T>(&self, member: usize, work: impl Future<Output = T>) -> Option<T> {
+        let before = self.resets(member);
+        tokio::select! {
+            biased;
+            done = work => Some(done),
+            _ = self.resets[member].wait_for(|resets| *resets != before) => None,
+        }
+    }
+
     /// Enters what a watcher was told over one stream.
     pub fn streamed(&self, stream: Stream) {
-        self.lock().history.streams.push(stream);
+        let closed = self.now();
+        let mut book = self.lock();
+        let first = stream.deliveries.first().map_or(u64::MAX, |delivery| delivery.at);
+        // What a damaged state has told says nothing; the watcher goes on behind it.
+        if !book.damage[stream.member].taints(first) {
+            book.history.streams.push(Stream { closed, ..stream });
+        }
     }
 
     /// Says which clocks the members have.
@@ -225,6 +263,7 @@ impl SharedBook {
         let mut book = self.lock();
         let before = &mut book.members[member];
         *before = MemberView { up: true, ..MemberView::default() };
+        book.damage[member].distrusted = None;
         let at = self.now();
         book.trace.line(at, format_args!("m{member} starts"));
         drop(book);
@@ -253,9 +292,18 @@ impl SharedBook {
     }
 
     /// Enters what a client saw.
-    pub fn operation(&self, operation: Operation) {
+    pub fn operation(&self, mut operation: Operation) {
         let at = self.now();
         let mut book = self.lock();
+        let damage = book.damage.get(operation.member).copied().unwrap_or_default();
+        if let Err(violation) = containment::check(&damage, &operation) {
+            drop(book);
+            return self.violated(violation);
+        }
+        let is_told = matches!(operation.outcome, Outcome::Done(_) | Outcome::Refused(_));
+        if is_told && damage.taints(operation.called) {
+            operation.outcome = Outcome::Unknown("answered out of a damaged state".into());
+        }
         book.trace.line(
             at,
             format_args!(
@@ -270,9 +318,20 @@ impl SharedBook {
         book.history.push(operation);
     }
 
-    fn fact(&self, member: usize, fact: Fact) {
+    pub fn fact(&self, member: usize, fact: Fact) {
         let at = self.now();
-        let observed = self.lock().raft.observe(at, member, fact);
+        let observed = {
+            let mut book = self.lock();
+            let observed = book.raft.observe(at, member, fact);
+            match (book.damage[member].since, book.raft.is_corrupted(member)) {
+                (None, true) => book.damage[member].since = Some(at),
+                (Some(_), false) => {
+                    (book.damage[member].since, book.damage[member].until) = (None, at);
+                }
+                (None, false) | (Some(_), true) => {}
+            }
+            observed
+        };
         if let Err(violation) = observed {
             self.violated(violation);
         }
@@ -353,6 +412,30 @@ impl SharedBook {
             returned: at,
             outcome: Outcome::Unknown("asked for by the member itself".into()),
         });
+    }
+
+    fn standing(&self, member: usize, standing: Standing, index: u64) {
+        let at = self.now();
+        self.line(format_args!("m{member} holds its state to be {standing:?} after {index}"));
+        let mut book = self.lock();
+        let was_distrusted = book.damage[member].distrusted.is_some();
+        match standing {
+            Standing::Trusted => {
+                book.damage[member].distrusted = None;
+                if was_distrusted {
+                    book.marks.reach("corruption healed");
+                }
+            }
+            Standing::Unverified | Standing::Quarantined => {
+                book.damage[member].distrusted.get_or_insert(at);
+            }
+        }
+        if standing == Standing::Quarantined {
+            book.marks.reach("corruption found");
+            if book.members[member].leads {
+                book.marks.reach("corruption of a leader");
+            }
+        }
     }
 
     fn disk_full(&self, member: usize, full: bool) {
@@ -513,6 +596,7 @@ impl SharedBook {
             Event::LeaseGranted { .. } | Event::LeaseEnded { .. } => {
                 self.record_lease(at, member, event);
             }
+            Event::Standing { standing, index } => self.standing(member, *standing, *index),
             Event::Checkpointed { .. } | Event::Rewritten { .. } | Event::Installed { .. } => {
                 self.runs_changed(member, event);
             }
@@ -593,6 +677,9 @@ impl Book {
             }
             (_, Outcome::Failed(text)) if text.contains("space exceeded") => {
                 self.marks.reach("refused without room");
+            }
+            (_, Outcome::Failed(text)) if text.contains("corrupt cluster") => {
+                self.marks.reach("refused in quarantine");
             }
             (_, Outcome::Failed(text)) if text.contains("no leader") => {
                 self.marks.reach("refused without a leader");
@@ -687,60 +774,6 @@ impl std::fmt::Display for Name {
         match self.0 {
             Some(member) => write!(f, "m{member}"),
             None => f.write_str("none"),
-        }
-    }
-}
-
-/// A request in a few words.
-pub struct Short<'a>(pub &'a Request);
-
-impl std::fmt::Display for Short<'_> {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self.0 {
-            Request::Range(r) => {
-                write!(f, "range {:?}..{:?}", r.span.key, r.span.end)?;
-                if r.revision > 0 {
-                    write!(f, " at {}", r.revision)?;
-                }
-                if r.serializable { f.write_str(" serializable") } else { Ok(()) }
-            }
-            Request::Put(p) => write!(f, "put {}={}", p.key, tag(&p.value)),
-            Request::Delete(d) => write!(f, "delete {:?}..{:?}", d.span.key, d.span.end),
-            Request::Txn(t) => {
-                write!(f, "txn if {} then", t.compares.len())?;
-                t.success.iter().try_for_each(|r| write!(f, " [{}]", Short(r)))
-            }
-            Request::Compact { revision, .. } => write!(f, "compact {revision}"),
-        }
-    }
-}
-
-/// A value without its padding.
-fn tag(value: &str) -> &str {
-    value.trim_end_matches('.')
-}
-
-/// An outcome in a few words.
-pub struct ShortOutcome<'a>(pub &'a Outcome);
-
-impl std::fmt::Display for ShortOutcome<'_> {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self.0 {
-            Outcome::Done(reply) => {
-                write!(f, "-> revision {}", reply.revision)?;
-                let mut shown = 0;
-                let mut result = Ok(());
-                reply.answer.each_kv(&mut |kv| {
-                    shown += 1;
-                    if shown <= 3 && result.is_ok() {
-                        result = write!(f, " {}={}@{}", kv.key, tag(&kv.value), kv.mod_revision);
-                    }
-                });
-                result
-            }
-            Outcome::Refused(refusal) => write!(f, "-> refused: {refusal:?}"),
-            Outcome::Failed(text) => write!(f, "-> failed: {text}"),
-            Outcome::Unknown(text) => write!(f, "-> unknown: {text}"),
         }
     }
 }

@@ -22,6 +22,7 @@ pub fn client_address(member: usize) -> SocketAddr {
 }
 
 /// A client's way to all members.
+#[derive(Clone)]
 pub struct Caller {
     pub client: u64,
     book: SharedBook,
@@ -43,9 +44,11 @@ impl Caller {
     pub async fn ask(&mut self, member: usize, request: Request) -> Outcome {
         let called = self.book.now();
         let call = wire::send(&mut self.channels[member], &request);
+        let call = self.book.unless_reset(member, call);
         let outcome = match tokio::time::timeout(self.timeout, call).await {
-            Ok(Ok(reply)) => Outcome::Done(reply),
-            Ok(Err(status)) => wire::failure(&status),
+            Ok(Some(Ok(reply))) => Outcome::Done(reply),
+            Ok(Some(Err(status))) => wire::failure(&status),
+            Ok(None) => Outcome::Unknown("the connection was reset".into()),
             Err(_) => Outcome::Unknown("the client gave up".into()),
         };
         let returned = self.book.now();

@@ -3,6 +3,7 @@
 
 use super::book::{Book, SharedBook};
 use super::client::client_address;
+use super::resets::Resettable;
 use crate::clock::{SimClock, TRUE_RATE};
 use crate::disk::SimDisk;
 use crate::disk::faults::{DiskCounters, DiskFaults};
@@ -28,6 +29,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
 
 const TOKEN: &str = "simulated";
 pub const DATA_DIR: &str = "/data";
@@ -77,6 +79,8 @@ struct SeatState {
     holds: u32,
     pauses: u32,
     rotten: bool,
+    /// The tasks of the process when they were last counted.
+    tasks: usize,
     /// How long the member stays down once a fault of its disk has stopped it.
     down_ms: u64,
 }
@@ -111,6 +115,8 @@ struct Inner {
     pub book: SharedBook,
     members: Vec<Member>,
     clients: Mutex<Vec<NodeId>>,
+    /// Calls of those who came for a burst.
+    guests: Mutex<Vec<JoinHandle<()>>>,
     /// How many faults cut each link.
     cuts: Mutex<BTreeMap<(u64, u64), Cut>>,
     /// One change of the members at a time, as far as the operators know.
@@ -164,6 +170,7 @@ impl Cluster {
             book: book.clone(),
             members,
             clients: Mutex::default(),
+            guests: Mutex::default(),
             cuts: Mutex::default(),
             changes: tokio::sync::Mutex::default(),
         };
@@ -214,11 +221,22 @@ impl Cluster {
 
     /// Makes a node for a client.
     pub fn client_node(&self, client: u64) -> madsim::runtime::NodeHandle {
-        let ip = [10, 0, 1, u8::try_from(client).expect("few clients") + 1];
+        let (net, host) = (1 + client / 250, 1 + client % 250);
+        let part = |n: u64| u8::try_from(n).expect("few clients");
+        let ip = [10, 0, part(net), part(host)];
         let runtime = &self.inner.runtime;
         let node = runtime.create_node().name(format!("c{client}")).ip(ip.into()).build();
         self.inner.clients.lock().expect("not poisoned").push(node.id());
         node
+    }
+
+    /// Notes a call whose end the run has to wait for.
+    pub fn await_guest(&self, call: JoinHandle<()>) {
+        self.inner.guests.lock().expect("not poisoned").push(call);
+    }
+
+    pub fn take_guests(&self) -> Vec<JoinHandle<()>> {
+        std::mem::take(&mut *self.inner.guests.lock().expect("not poisoned"))
     }
 
     pub fn disk(&self, member: usize) -> &SimDisk {
@@ -529,9 +547,19 @@ impl Cluster {
         }
     }
 
-    /// Forgets tasks that have ended; the runtime keeps a record of each until asked.
+    /// Forgets tasks that have ended; the runtime keeps a record of each until asked. Notes how
+    /// many each member has.
     pub fn prune(&self) {
-        let _count = self.inner.runtime.metrics().num_tasks();
+        let tasks = self.inner.runtime.metrics().num_tasks_by_node();
+        for (number, member) in self.inner.members.iter().enumerate() {
+            let count = tasks.get(&format!("m{number}")).copied().unwrap_or(0);
+            member.seat.state().tasks = count;
+        }
+    }
+
+    /// The tasks of a member's process when they were last counted.
+    pub fn tasks(&self, member: usize) -> usize {
+        self.state(member).tasks
     }
 }
 
@@ -628,7 +656,15 @@ impl Seat {
                 ms => AutoCompaction::Periodic(Duration::from_millis(ms)),
             },
             progress_notify_interval: Duration::from_millis(options.election_ms),
-            limits: Limits { watch_queue_items: options.watch_queue, ..Limits::default() },
+            corrupt_check_interval: match self.plan.hides_damage() {
+                true => Duration::from_secs(1),
+                false => Duration::ZERO,
+            },
+            limits: Limits {
+                watch_queue_items: options.watch_queue,
+                max_pending_requests: options.pending_max,
+                ..Limits::default()
+            },
             ..ServerConfig::default()
         }
     }
@@ -663,7 +699,8 @@ impl Seat {
                 return;
             }
         };
-        let peers = tokio::spawn(serve_peers(server.peer_service(), peer_address(self.member)));
+        let service = Resettable::new(server.peer_service(), self.book.clone(), self.member);
+        let peers = tokio::spawn(serve_peers(service, peer_address(self.member)));
         self.state().server = Some(server.handle());
         let serving = self.serve_clients(&server);
         let reason = tokio::select! {

@@ -1,7 +1,7 @@
 //! Carries out what the nemesis planned, one task a fault; each ends what it began.
 
 use super::cluster::Cluster;
-use super::{membership, platters, slow_disk};
+use super::{burst, corruption, membership, onlookers, platters, slow_disk};
 use crate::clock::TRUE_RATE;
 use crate::options::Mode;
 use crate::plan::{Action, Direction, Fault, Target};
@@ -42,6 +42,8 @@ pub async fn carry_out(cluster: Cluster, number: usize, action: Action) {
         | Fault::Delay { .. }
         | Fault::Loss { .. }
         | Fault::CutClients { .. }
+        | Fault::ResetConnections { .. }
+        | Fault::Lag { .. }
         | Fault::Strand { .. } => network(&cluster, &action.fault).await,
         Fault::Kill { .. }
         | Fault::PowerCut { .. }
@@ -57,8 +59,14 @@ pub async fn carry_out(cluster: Cluster, number: usize, action: Action) {
         | Fault::WriteError { .. }
         | Fault::FsyncError { .. }
         | Fault::NoSpace { .. } => disk(&cluster, &action.fault).await,
+        Fault::Corrupt { target, nth, shows } => {
+            corruption::corrupt(&cluster, *target, *nth, *shows).await;
+        }
         Fault::ClockRate { .. } | Fault::WallJump { .. } | Fault::TransferLeader { .. } => {
             other(&cluster, &action.fault).await;
+        }
+        Fault::Burst { target, requests } => {
+            burst::run(&cluster, number, cluster.resolve(*target), *requests).await;
         }
         Fault::AddMember { .. } | Fault::RemoveMember { .. } | Fault::ReplaceMember { .. } => {
             membership::change(&cluster, &action).await;
@@ -104,10 +112,26 @@ async fn network(cluster: &Cluster, fault: &Fault) {
             let links = cluster.client_links(cluster.resolve(*target));
             cut_for(cluster, &links, *for_ms).await;
         }
+        Fault::ResetConnections { target, times, period_ms } => {
+            let member = cluster.resolve(*target);
+            for _ in 0..*times {
+                cluster.book().reset_connections(member);
+                pause(*period_ms).await;
+            }
+        }
+        Fault::Lag { from, to, for_ms } => {
+            let link = (cluster.resolve(*from), cluster.resolve(*to));
+            if link.0 != link.1 {
+                let led = cluster.book().lock().members[link.0].leads;
+                onlookers::send(cluster, if led { link.1 } else { link.0 }, *for_ms);
+                cut_for(cluster, &cluster.member_links(&[link]), *for_ms).await;
+            }
+        }
         Fault::Strand { target, per_mille, for_ms } => {
             let member = cluster.resolve(*target);
             let led = cluster.book().lock().members[member].leads;
             cluster.clock(member).set_rate(per_mille * (TRUE_RATE / 1000));
+            onlookers::send(cluster, member, *for_ms);
             cut_for(cluster, &cluster.links_around(member, Direction::Both), *for_ms).await;
             usual_rate(cluster, member);
             let book = cluster.book();

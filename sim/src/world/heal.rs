@@ -1,14 +1,15 @@
 //! After the faults: heals what the mode says, and demands that the healed core works.
 
+use super::bounds;
 use super::client::Caller;
 use super::cluster::Cluster;
 use super::faults::usual_latency;
-use super::operator;
+use super::{corruption, handover, operator};
 use crate::checker::lease::Closing;
 use crate::checker::liveness::{CoreMember, Healing};
 use crate::history::{Nanos, Outcome};
 use crate::model::{Put, Range, Request, Span};
-use crate::options::Mode;
+use crate::options::{Mode, Options};
 use crate::plan::{Direction, Fault, Plan};
 use crate::random::Stream;
 use crate::timeline::record::What;
@@ -19,6 +20,8 @@ const PROBE_TIMEOUT: Duration = Duration::from_secs(1);
 /// How long a message may be on its way after its link was healed: the network's longest pause
 /// between two tries.
 const DELAYED_MS_MAX: u64 = 10_000;
+/// What a damaged state takes to be found, replaced and compared, beside the election.
+const CORRUPTION_MS_MAX: u64 = 12_000;
 /// The longest TTL that is granted in a run.
 const LEASE_MS_MAX: u64 = 3_000;
 /// Old states that are read at the most, to explain writes of unknown outcome.
@@ -46,14 +49,7 @@ pub async fn heal(cluster: &Cluster) -> Healing {
     note_reads(cluster);
     cluster.book().ending().update(|ending| ending.core = core.clone());
     let options = &cluster.plan().options;
-    let mut healing = Healing {
-        healed_at: cluster.book().now(),
-        // A second for what is not the election's: starting, connecting, a full log's replay.
-        limit: (options.election_ms * 10 + 1_000) * 1_000_000,
-        leader_at: None,
-        core: Vec::new(),
-        deaf_leader: None,
-    };
+    let mut healing = begin(cluster);
     let until = healing.healed_at + healing.limit;
     let step = Duration::from_millis((options.heartbeat_ms / 2).max(5));
     if cluster.plan().changes_members() {
@@ -63,26 +59,32 @@ pub async fn heal(cluster: &Cluster) -> Healing {
     if healing.leader_at.is_none() {
         return healing;
     }
+    if cluster.plan().corrupts() {
+        let until = cluster.book().now() + healing.limit + CORRUPTION_MS_MAX * 1_000_000;
+        wait_until(cluster, until, step, || corruption::is_over(cluster, &core)).await;
+        corruption::report(cluster, &core);
+        healing.healed_at = cluster.book().now();
+        healing.leader_at = Some(healing.healed_at);
+    }
+    // Room is waited for apart: what is demanded of the members begins there.
+    wait_for_room(cluster, &core, step).await;
+    healing.healed_at = cluster.book().now();
+    healing.leader_at = Some(healing.healed_at);
     if !options.quotas.is_empty() {
         operator::make_room(cluster, &core, cluster.book().now() + healing.limit).await;
         healing.leader_at = Some(cluster.book().now());
     }
-    let mut probes = Vec::new();
-    for member in &core {
-        let cluster = cluster.clone();
-        let (member, limit) = (*member, healing.limit);
-        let node = cluster.client_node(cluster.plan().workload.clients + member as u64);
-        probes.push(node.spawn(async move { probe(cluster, member, limit).await }));
-    }
-    for probe in probes {
-        healing.core.push(probe.await.expect("a probe does not panic"));
-    }
+    healing.core = probe_all(cluster, &core, healing.limit).await;
     wait_for_leases(cluster, step).await;
     let until = cluster.book().now() + healing.limit;
     wait_until(cluster, until, step, || at_rest(cluster, &core)).await;
     for member in &mut healing.core {
         member.state = cluster.book().lock().raft.last_applied(member.member);
     }
+    // Who was removed since takes no part.
+    let voters = cluster.book().lock().voters();
+    let standing: Vec<usize> = core.iter().copied().filter(|m| voters.contains(m)).collect();
+    healing.handover = handover::demand(cluster, &standing).await;
     if cluster.plan().mode == Mode::Liveness {
         // Everybody outside of the core hears from nobody.
         let until = healing.healed_at + healing.limit;
@@ -104,6 +106,24 @@ fn note_reads(cluster: &Cluster) {
     if servers.into_iter().any(|server| server.shared().runs.reads() > 0) {
         cluster.book().reach("cold value read");
     }
+}
+
+/// Nothing is seen yet.
+fn begin(cluster: &Cluster) -> Healing {
+    let options = &cluster.plan().options;
+    Healing {
+        healed_at: cluster.book().now(),
+        limit: limit(options),
+        leader_at: None,
+        core: Vec::new(),
+        deaf_leader: None,
+        handover: None,
+    }
+}
+
+/// A second for what is not the election's: starting, connecting, a full log's replay.
+fn limit(options: &Options) -> Nanos {
+    (options.election_ms * 10 + 1_000) * 1_000_000
 }
 
 /// Those that must work: in liveness mode some quorum, under a partial cut the members that are
@@ -208,6 +228,19 @@ async fn wait_until(
     }
 }
 
+/// Waits until the members take requests again: those whose way was lost wait for their time to be
+/// up, and a member that takes few at once may be full of them.
+async fn wait_for_room(cluster: &Cluster, core: &[usize], step: Duration) {
+    let has_room = |member: &usize| {
+        let Some(server) = cluster.server(*member) else { return true };
+        let pending = server.shared().load().pending_requests;
+        pending < server.limits().max_pending_requests
+    };
+    let patience = u64::try_from(bounds::request_timeout(cluster.plan()).as_nanos());
+    let until = cluster.book().now() + patience.expect("a short time");
+    wait_until(cluster, until, step, || core.iter().all(has_room)).await;
+}
+
 /// Waits until every lease has ended, as each must once nobody renews it.
 async fn wait_for_leases(cluster: &Cluster, step: Duration) {
     if !cluster.plan().workload.has_leases() {
@@ -242,6 +275,14 @@ fn agreed_leader(cluster: &Cluster, core: &[usize]) -> bool {
         })
 }
 
+/// Waits until these members follow one leader, for no longer than an election may take.
+pub(super) async fn wait_for_leader(cluster: &Cluster, members: &[usize]) {
+    let options = &cluster.plan().options;
+    let until = cluster.book().now() + limit(options);
+    let step = Duration::from_millis((options.heartbeat_ms / 2).max(5));
+    wait_until(cluster, until, step, || agreed_leader(cluster, members)).await;
+}
+
 fn at_rest(cluster: &Cluster, core: &[usize]) -> bool {
     let book = cluster.book().lock();
     let committed = book.raft.highest_committed();
@@ -253,6 +294,21 @@ fn leads_outside(cluster: &Cluster, core: &[usize]) -> Option<usize> {
     let book = cluster.book().lock();
     let leads = |m: &usize| book.members[*m].up && book.members[*m].leads;
     (0..cluster.members()).filter(|m| !core.contains(m) && !cluster.is_paused(*m)).find(leads)
+}
+
+/// Writes and reads through all members of the core at once.
+async fn probe_all(cluster: &Cluster, core: &[usize], limit: Nanos) -> Vec<CoreMember> {
+    let mut probes = Vec::new();
+    for member in core.iter().copied() {
+        let cluster = cluster.clone();
+        let node = cluster.client_node(cluster.plan().workload.clients + member as u64);
+        probes.push(node.spawn(async move { probe(cluster, member, limit).await }));
+    }
+    let mut seen = Vec::new();
+    for probe in probes {
+        seen.push(probe.await.expect("a probe does not panic"));
+    }
+    seen
 }
 
 /// Writes through a member and reads through it, until both have worked.

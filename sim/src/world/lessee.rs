@@ -81,11 +81,13 @@ impl LeaseCaller {
     /// Keeps a lease alive, over a stream that stays open or one for this once.
     pub async fn renew(&mut self, member: usize, id: i64, once: bool) -> Told {
         let (call, timeout) = (self.begin(member, id, Ask::Renew), self.timeout);
-        let asked = self.ask_renewal(member, id);
+        let book = self.book.clone();
+        let asked = book.unless_reset(member, self.ask_renewal(member, id));
         let told = match tokio::time::timeout(timeout, asked).await {
-            Ok(Ok(0)) => Told::Gone,
-            Ok(Ok(ttl)) => Told::Alive(ttl),
-            Ok(Err(status)) => refusal(&status),
+            Ok(Some(Ok(0))) => Told::Gone,
+            Ok(Some(Ok(ttl))) => Told::Alive(ttl),
+            Ok(Some(Err(status))) => refusal(&status),
+            Ok(None) => Told::Unknown("the connection was reset".into()),
             Err(_) => Told::Unknown("the client gave up".into()),
         };
         // A late answer must not be taken for that to the next request.

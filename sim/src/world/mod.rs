@@ -10,12 +10,20 @@
 pub mod backups;
 /// Everything that happened, as it happens.
 pub mod book;
+/// What waits in the members.
+pub mod bounds;
+/// Too many requests at once.
+pub mod burst;
 /// The clients.
 pub mod client;
 /// The members and the links between them.
 pub mod cluster;
+/// Damage to the states in memory.
+pub mod corruption;
 /// What the nemesis does.
 pub mod faults;
+/// Leadership that goes where it is sent.
+pub mod handover;
 /// After the faults.
 pub mod heal;
 /// Those who hold leases.
@@ -24,10 +32,18 @@ pub mod lessee;
 pub mod locker;
 /// Members that come and go.
 pub mod membership;
+/// Who reads where an answer may be out of date.
+pub mod onlookers;
 /// Who looks after quotas and alarms.
 pub mod operator;
 /// What is on the platters.
 pub mod platters;
+/// What a timeline is made of.
+pub mod record;
+/// Connections that are reset.
+pub mod resets;
+/// Requests and outcomes in a few words.
+pub mod short;
 /// What is demanded while one disk stalls.
 pub mod slow_disk;
 /// The watchers.
@@ -40,7 +56,6 @@ use crate::model::Model;
 use crate::options::Mode;
 use crate::outcome::Outcome;
 use crate::plan::Plan;
-use crate::timeline::record::{Answer, Call, Record};
 use book::SharedBook;
 use cluster::{Cluster, Stop};
 use madsim::Config;
@@ -58,6 +73,7 @@ const WATCHER_NODES: u64 = 100;
 const LESSEE_NODES: u64 = 120;
 const LOCKER_NODES: u64 = 140;
 const BACKUP_NODES: u64 = 160;
+const BURST_NODES: u64 = 180;
 /// How long a member stays down that a fault of its disk stopped, where the fault doesn't say.
 const DOWN_MS: u64 = 200;
 
@@ -78,6 +94,7 @@ async fn simulate(plan: Plan, keep_trace: bool) -> Outcome {
     let supervisor = tokio::spawn(supervise(cluster.clone(), stops));
     let enroller = tokio::spawn(membership::enrol(cluster.clone()));
     let pruner = tokio::spawn(prune(cluster.clone()));
+    let bounds = tokio::spawn(bounds::watch(cluster.clone()));
     let until = Instant::now() + Duration::from_millis(plan.duration_ms);
     let mut clients: Vec<_> = (0..plan.workload.clients)
         .map(|client| {
@@ -117,6 +134,7 @@ async fn simulate(plan: Plan, keep_trace: bool) -> Outcome {
     supervisor.abort();
     enroller.abort();
     pruner.abort();
+    bounds.abort();
     let outcome = judge(&cluster);
     cluster.kill_all();
     // The runtime lets go of a dead node's tasks when they would have run.
@@ -164,6 +182,9 @@ async fn finish(cluster: &Cluster, clients: Vec<JoinHandle<()>>, watchers: Vec<J
             ended.expect("a client does not panic");
         }
     }
+    for call in cluster.take_guests() {
+        let _late = tokio::time::timeout(patience, call).await;
+    }
     let owed = book.lock().acknowledged_revision;
     book.ending().update(|ending| ending.owed = owed);
     let patience = Instant::now() + Duration::from_nanos(healing.limit);
@@ -175,6 +196,7 @@ async fn finish(cluster: &Cluster, clients: Vec<JoinHandle<()>>, watchers: Vec<J
     }
     // Who came too late enters what is missing.
     tokio::time::sleep(Duration::from_secs(1)).await;
+    bounds::settle(cluster, &book.ending().get().core).await;
     platters::check(cluster);
 }
 
@@ -270,7 +292,8 @@ fn judge(cluster: &Cluster) -> Outcome {
     let unknown = book.history.operations.iter().filter(unknown).count() as u64;
     let elections = book.raft.elections() as u64;
     let operations = book.history.operations.len() as u64;
-    let record = record(plan, &mut book, violation.as_ref());
+    let record = record::record(plan, &mut book, violation.as_ref());
+    let history = record.is_some().then(|| std::mem::take(&mut book.history));
     let figures = &mut book.figures;
     figures.simulated_ms = simulated_ms;
     figures.operations = operations;
@@ -291,51 +314,8 @@ fn judge(cluster: &Cluster) -> Outcome {
         marks: book.marks.clone(),
         figures: book.figures.clone(),
         record,
+        history,
     }
-}
-
-/// What a timeline is made of, if one is wanted.
-fn record(plan: &Plan, book: &mut book::Book, violation: Option<&Violation>) -> Option<Record> {
-    let happenings = book.happenings.take()?;
-    let caller = |client| match client < plan.workload.clients {
-        true => format!("client {client}"),
-        false => "probes".to_string(),
-    };
-    let call = |o: &history::Operation| Call {
-        client: caller(o.client),
-        member: o.member,
-        called: o.called,
-        returned: o.returned,
-        answer: match o.outcome {
-            history::Outcome::Done(_) => Answer::Done,
-            history::Outcome::Refused(_) => Answer::Refused,
-            history::Outcome::Failed(_) => Answer::Failed,
-            history::Outcome::Unknown(_) => Answer::Unknown,
-        },
-        words: format!("{} {}", book::Short(&o.request), book::ShortOutcome(&o.outcome)),
-    };
-    let o = &plan.options;
-    let fact = |name: &str, text: String| (name.to_string(), text);
-    let last = happenings.last().map_or(0, |happening| happening.at);
-    let calls: Vec<Call> = book.history.operations.iter().map(call).collect();
-    let end = calls.iter().map(|call| call.returned).max().unwrap_or(0).max(last);
-    Some(Record {
-        title: format!("Seed {}, mode {}", plan.seed, plan.mode.name()),
-        facts: vec![
-            fact("members", o.members.to_string()),
-            fact("heartbeat, election", format!("{} ms, {} ms", o.heartbeat_ms, o.election_ms)),
-            fact("faults", plan.actions.len().to_string()),
-            fact("calls", calls.len().to_string()),
-        ],
-        names: (0..book.members.len()).map(|member| format!("m{member}")).collect(),
-        ids: book.ids().clone(),
-        happenings,
-        calls,
-        violation: violation.cloned(),
-        slow_sync: o.heartbeat_ms * 1_000_000,
-        end,
-        wall_ms: None,
-    })
 }
 
 /// What the modes that leave a quorum alone say of its leaders.

@@ -103,7 +103,7 @@ async fn write_on(cluster: Cluster, client: u64, demand: Demand) {
 }
 
 /// Puts, and deletes for a store whose space is exceeded: it takes those still.
-fn write_of(client: u64, attempt: usize) -> Request {
+pub fn write_of(client: u64, attempt: usize) -> Request {
     if attempt / 2 % 2 == 1 {
         return Request::Delete(Delete { span: Span::one("stall"), prev_kv: false });
     }

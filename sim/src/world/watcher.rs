@@ -255,10 +255,11 @@ impl Life {
             }
             self.ask_along(&source, main, chance, began_at_end);
             let patience = if began_at_end { RETRY } else { SILENCE };
-            let response = match tokio::time::timeout(patience, source.next()).await {
-                Ok(Some(response)) => response,
+            let arrival = book.unless_reset(self.member, source.next());
+            let response = match tokio::time::timeout(patience, arrival).await {
+                Ok(Some(Some(response))) => response,
                 Err(_) if began_at_end => continue,
-                Ok(None) | Err(_) => return End::Broken,
+                Ok(Some(None) | None) | Err(_) => return End::Broken,
             };
             if let Some(end) = self.take(main, response) {
                 return end;
@@ -307,6 +308,8 @@ impl Life {
             filter: wish.filter,
             prev_kv: wish.prev_kv,
             start,
+            opened: self.cluster.book().now(),
+            closed: 0,
             deliveries: Vec::new(),
             owed: None,
             cut_off: None,

@@ -3,7 +3,7 @@
 //! A line carries states, counts and durations, and no keys or values. Ids are hexadecimal texts,
 //! as everywhere else that a person reads them: JSON numbers lose digits beyond 2^53.
 
-use crate::env::recorder::RoleName;
+use crate::env::recorder::{RoleName, Standing};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -89,6 +89,11 @@ pub enum What {
         index: u64,
         term: u64,
     },
+    /// What its state is held to be: trusted, unverified or quarantined.
+    Standing {
+        standing: String,
+        index: u64,
+    },
     /// A run of records does not verify everywhere.
     Damaged {
         run: String,
@@ -160,6 +165,21 @@ pub fn role_text(role: RoleName) -> &'static str {
         RoleName::Candidate => "candidate",
         RoleName::Leader => "leader",
     }
+}
+
+/// What a state is held to be, as it is written.
+pub fn standing_text(standing: Standing) -> &'static str {
+    match standing {
+        Standing::Trusted => "trusted",
+        Standing::Unverified => "unverified",
+        Standing::Quarantined => "quarantined",
+    }
+}
+
+/// The inverse of [`standing_text`].
+pub fn standing_of(text: &str) -> Option<Standing> {
+    let all = [Standing::Trusted, Standing::Unverified, Standing::Quarantined];
+    all.into_iter().find(|standing| standing_text(*standing) == text)
 }
 
 /// The inverse of [`role_text`].

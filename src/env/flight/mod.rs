@@ -16,7 +16,7 @@ pub mod ring;
 use crate::env::clock::{Clock, Mono};
 use crate::env::disk::Disk;
 use crate::env::recorder::{Event, Recorder};
-use line::{FORMAT, Line, RoundTrips, Summary, What, Writer, id_text, role_text};
+use line::{FORMAT, Line, RoundTrips, Summary, What, Writer, id_text, role_text, standing_text};
 use ring::Ring;
 use std::collections::{BTreeMap, VecDeque};
 use std::path::{Path, PathBuf};
@@ -332,6 +332,9 @@ fn said(event: &Event) -> Option<What> {
             What::Checkpoint { index: *index, took_us: micros(*took) }
         }
         Event::Installed { index, term, .. } => What::Installed { index: *index, term: *term },
+        Event::Standing { standing, index } => {
+            What::Standing { standing: standing_text(*standing).to_string(), index: *index }
+        }
         Event::Damaged { run } => What::Damaged { run: id_text(*run) },
         Event::RunRepaired { run } => What::Repaired { run: id_text(*run) },
         Event::Stopped { reason } => What::Stop { reason: reason.clone() },

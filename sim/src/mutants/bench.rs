@@ -1,0 +1,197 @@
+//! Copies the tree, makes the edits in the copy, builds it once, and runs the mutants.
+
+use super::found::{Finding, Findings};
+use super::hunt::Verdict;
+use super::page::{page, row};
+use super::{Mutant, edit, parse};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+/// The variable that names the mutant which is on.
+const VARIABLE: &str = "DETCD_MUTANT";
+/// The first seeds of the blocks; each block is judged alone, and the median is reported.
+const BLOCKS: [u64; 3] = [0, 1_000_000, 2_000_000];
+const CONTROL_SEEDS: u64 = 50;
+
+const SWITCH_SOURCE: &str = "\
+//! Which known bug is switched on; in the mutants' copy of the tree only.
+
+static CHOSEN: std::sync::OnceLock<String> = std::sync::OnceLock::new();
+
+pub fn on(row: &str) -> bool {
+    CHOSEN.get_or_init(|| std::env::var(\"DETCD_MUTANT\").unwrap_or_default()) == row
+}
+";
+
+/// Which mutants to run.
+pub enum Rows<'a> {
+    All,
+    /// Those of which nothing was found yet.
+    Missing,
+    Named(&'a [String]),
+}
+
+/// Runs the bench on `jobs` threads, 0 for one a core. Every finding is kept as it comes, and
+/// `docs/mutants.md` written anew. A block that takes longer than `minutes` is cut short, and says
+/// how many seeds it ran.
+pub fn bench(root: &Path, rows: Rows<'_>, jobs: usize, minutes: u64) -> Result<(), String> {
+    // The build runs in the copy, so a path that depends on where one stands would go astray.
+    let root = &std::path::absolute(root).map_err(|e| e.to_string())?;
+    let all = read(root)?;
+    let known = Findings::read(root)?;
+    let copy = root.join("target/mutants/tree");
+    copy_tree(root, &copy)?;
+    mutate(&copy, &all)?;
+    let binary = build(&copy, &root.join("target/mutants/build"))?;
+    let is_chosen = |mutant: &&Mutant| match &rows {
+        Rows::All => true,
+        Rows::Missing => known.of(&mutant.row).is_none(),
+        Rows::Named(rows) => rows.contains(&mutant.row),
+    };
+    let mut chosen: Vec<&Mutant> = all.iter().filter(is_chosen).collect();
+    chosen.sort_by_key(|mutant| !mutant.p0);
+    let bench = Bench { binary, minutes };
+    let next = AtomicUsize::new(0);
+    let kept = Mutex::new(());
+    let work = || {
+        while let Some(mutant) = chosen.get(next.fetch_add(1, Ordering::SeqCst)) {
+            let finding = bench.judge(mutant)?;
+            let _one_at_a_time = kept.lock().map_err(|_| "a worker failed")?;
+            print!("{}", row(mutant, &finding));
+            keep(root, finding)?;
+        }
+        Ok(())
+    };
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let jobs = if jobs == 0 { cores } else { jobs };
+    std::thread::scope(|scope| {
+        let workers: Vec<_> = (0..jobs).map(|_| scope.spawn(work)).collect();
+        workers.into_iter().try_for_each(|worker| worker.join().expect("a worker does not panic"))
+    })
+}
+
+/// Writes the page anew from what is known.
+pub fn write_page(root: &Path) -> Result<(), String> {
+    let report = root.join("docs/mutants.md");
+    let text = page(&read(root)?, &Findings::read(root)?);
+    fs::write(&report, text).map_err(|e| format!("{}: {e}", report.display()))
+}
+
+/// Keeps one finding. The files are read again, because they may have changed since.
+fn keep(root: &Path, finding: Finding) -> Result<(), String> {
+    let mut findings = Findings::read(root)?;
+    findings.put(&read(root)?, finding);
+    findings.write(root)?;
+    write_page(root)
+}
+
+fn read(root: &Path) -> Result<Vec<Mutant>, String> {
+    let list = root.join("sim/mutants.toml");
+    let text = fs::read_to_string(&list).map_err(|e| format!("{}: {e}", list.display()))?;
+    parse(&text)
+}
+
+/// Copies what belongs to the tree.
+fn copy_tree(root: &Path, copy: &Path) -> Result<(), String> {
+    let listed = Command::new("git")
+        .args(["ls-files", "-z", "--cached", "--others", "--exclude-standard"])
+        .current_dir(root)
+        .output()
+        .map_err(|e| format!("git ls-files: {e}"))?;
+    let names = String::from_utf8_lossy(&listed.stdout).into_owned();
+    for name in names.split('\0').filter(|n| !n.is_empty()) {
+        let (from, to) = (root.join(name), copy.join(name));
+        let failed = |e: std::io::Error| format!("copying {name}: {e}");
+        let Ok(bytes) = fs::read(&from) else { continue };
+        // A file that did not change keeps its time, so that cargo does not build it again.
+        if fs::read(&to).is_ok_and(|present| present == bytes) {
+            continue;
+        }
+        fs::create_dir_all(to.parent().expect("a file in a tree has a folder")).map_err(failed)?;
+        fs::write(&to, bytes).map_err(failed)?;
+    }
+    Ok(())
+}
+
+fn mutate(copy: &Path, mutants: &[Mutant]) -> Result<(), String> {
+    for mutant in mutants {
+        for one in &mutant.edits {
+            let path = copy.join(&one.file);
+            let failed = |e: std::io::Error| format!("{}: {e}", path.display());
+            let source = fs::read_to_string(&path).map_err(failed)?;
+            fs::write(&path, edit(&source, mutant, one)?).map_err(failed)?;
+        }
+    }
+    let lib = copy.join("src/lib.rs");
+    let failed = |e: std::io::Error| format!("{}: {e}", lib.display());
+    let mut source = fs::read_to_string(&lib).map_err(failed)?;
+    source.push_str("\n/// Known bugs, switched on one at a time.\npub mod mutant;\n");
+    fs::write(&lib, source).map_err(failed)?;
+    fs::write(copy.join("src/mutant.rs"), SWITCH_SOURCE).map_err(failed)
+}
+
+fn build(copy: &Path, target: &Path) -> Result<PathBuf, String> {
+    let mut flags = std::env::var("RUSTFLAGS").unwrap_or_default();
+    if !flags.contains("cfg madsim") {
+        flags.push_str(" --cfg madsim");
+    }
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let status = Command::new(cargo)
+        .args(["build", "--locked", "--release", "--package", "sim", "--target-dir"])
+        .arg(target)
+        .current_dir(copy)
+        .env("RUSTFLAGS", flags.trim())
+        .env_remove("CARGO_ENCODED_RUSTFLAGS")
+        .status()
+        .map_err(|e| format!("cargo: {e}"))?;
+    if !status.success() {
+        return Err("the copy with the mutants does not build".into());
+    }
+    Ok(target.join("release/sim"))
+}
+
+/// The copy, built.
+struct Bench {
+    binary: PathBuf,
+    minutes: u64,
+}
+
+impl Bench {
+    fn judge(&self, mutant: &Mutant) -> Result<Finding, String> {
+        let (blocks, seeds) = if mutant.p0 { (3, 500) } else { (1, 2000) };
+        let server = |first| self.run(mutant, first, seeds, &["until-failure"]);
+        let blocks = BLOCKS[..blocks].iter().map(|first| server(*first));
+        let blocks = blocks.collect::<Result<Vec<Verdict>, String>>()?;
+        // The bare cores know nothing of the rest.
+        let in_core = mutant.edits.iter().any(|one| one.file.starts_with("src/raft/"));
+        let cores = match in_core {
+            true => self.run(mutant, 0, seeds, &["ring"])?,
+            false => Verdict::Survived { seeds: 0 },
+        };
+        let faultless = ["until-failure", "--mode", "faultless"];
+        let control = self.run(mutant, 0, CONTROL_SEEDS, &faultless)?;
+        Ok(Finding { row: mutant.row.clone(), blocks, cores, control })
+    }
+
+    fn run(
+        &self,
+        mutant: &Mutant,
+        first: u64,
+        seeds: u64,
+        command: &[&str],
+    ) -> Result<Verdict, String> {
+        let output = Command::new(&self.binary)
+            .args(command)
+            .args(["--first", &first.to_string(), "--seeds", &seeds.to_string()])
+            .args(["--minutes", &self.minutes.to_string()])
+            .env(VARIABLE, &mutant.row)
+            .output()
+            .map_err(|e| format!("{}: {e}", self.binary.display()))?;
+        let text = String::from_utf8_lossy(&output.stdout);
+        let line = text.lines().last().unwrap_or_default();
+        line.parse().map_err(|e| format!("{}: {e}", mutant.row))
+    }
+}

@@ -1,0 +1,92 @@
+//! `docs/mutants.md`, made of the list of mutants and of what was found of them.
+
+use super::Mutant;
+use super::found::{Finding, Findings};
+use super::hunt::Verdict;
+use std::fmt::Write;
+
+const HEADER: &str = "\
+# Mutants
+
+Known bugs of this field, put back one at a time by `cargo sim mutants`, and how many seeds it
+took to catch each. A block is 500 seeds of the whole server for a P0 row (three disjoint blocks;
+the median is given) and 2,000 for others; the ring of bare consensus cores runs one block of its
+own, for bugs of the core. The control runs 50 seeds without faults. A checker names a guarantee
+that was broken; a kill by an assertion beside the mutant, or by a run that never ends, does not
+count as one. The table is made of `sim/mutants-found.toml`.
+
+| row | bug | seen in | breaks | median seeds | caught by | blocks | bare cores | control |
+|---|---|---|---|---|---|---|---|---|
+";
+
+/// The page.
+pub fn page(mutants: &[Mutant], findings: &Findings) -> String {
+    let judged: Vec<(&Mutant, &Finding)> =
+        mutants.iter().filter_map(|m| Some((m, findings.of(&m.row)?))).collect();
+    let mut out = HEADER.to_string();
+    for (mutant, finding) in &judged {
+        out.push_str(&row(mutant, finding));
+    }
+    out.push('\n');
+    out.push_str(&summary(&judged));
+    let names = |rows: Vec<&str>| rows.join(", ");
+    let missed: Vec<&str> = judged
+        .iter()
+        .filter(|(_, finding)| !finding.is_caught_by_checker())
+        .map(|(mutant, _)| mutant.row.as_str())
+        .collect();
+    if !missed.is_empty() {
+        let missed = names(missed);
+        writeln!(out, "\nNo checker catches: {missed}.").expect("a String takes everything");
+    }
+    let unjudged: Vec<&str> = mutants
+        .iter()
+        .filter(|mutant| findings.of(&mutant.row).is_none())
+        .map(|mutant| mutant.row.as_str())
+        .collect();
+    if !unjudged.is_empty() {
+        let unjudged = names(unjudged);
+        writeln!(out, "\nNot judged yet: {unjudged}.").expect("a String takes everything");
+    }
+    out
+}
+
+fn summary(judged: &[(&Mutant, &Finding)]) -> String {
+    let count = |what: &dyn Fn(&&(&Mutant, &Finding)) -> bool| judged.iter().filter(what).count();
+    format!(
+        "{} mutants were judged. A checker caught {} of them; of the {} P0 rows, {}.\n",
+        judged.len(),
+        count(&|(_, finding)| finding.is_caught_by_checker()),
+        count(&|(mutant, _)| mutant.p0),
+        count(&|(mutant, finding)| mutant.p0 && finding.is_caught_by_checker()),
+    )
+}
+
+/// One line of the table.
+pub fn row(mutant: &Mutant, finding: &Finding) -> String {
+    let median = match finding.median() {
+        None => "not caught".into(),
+        Some(seeds) => seeds.to_string(),
+    };
+    let blocks: Vec<String> = finding.blocks.iter().map(words).collect();
+    format!(
+        "| {}{} | {} | {} | {} | {median} | {} | {} | {} | {} |\n",
+        mutant.row,
+        if mutant.p0 { " P0" } else { "" },
+        mutant.what,
+        mutant.source,
+        mutant.guarantee,
+        finding.caught_by(),
+        blocks.join("; "),
+        words(&finding.cores),
+        words(&finding.control)
+    )
+}
+
+fn words(verdict: &Verdict) -> String {
+    match verdict {
+        Verdict::Caught { seeds, guarantee } => format!("{seeds} ({guarantee})"),
+        Verdict::Survived { seeds: 0 } => "-".into(),
+        Verdict::Survived { seeds } => format!("not in {seeds}"),
+    }
+}

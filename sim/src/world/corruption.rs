@@ -1,0 +1,72 @@
+//! Damage to the states in memory: done, and looked for when the faults are over.
+
+use super::cluster::Cluster;
+use crate::checker::containment::{self, FOUND_WITHIN};
+use crate::checker::raft::Fact;
+use crate::plan::{Fault, Target};
+use detcd::mvcc::revision::Revision;
+use detcd::server::handle::Handle;
+use std::time::Duration;
+
+/// Flips a bit of a value of the target, and, if nothing else happens in this plan, waits for the
+/// target to find out.
+pub async fn corrupt(cluster: &Cluster, target: Target, nth: usize, shows: bool) {
+    let member = cluster.resolve(target);
+    let Some(server) = cluster.server(member).filter(|_| !cluster.is_rotten(member)) else {
+        return;
+    };
+    let flipped = server.shared().state_mut().store.flip_bit(nth);
+    let Some(Revision { main, .. }) = flipped else { return };
+    let book = cluster.book();
+    book.line(format_args!("m{member} has a flipped bit in the value of revision {main}"));
+    book.fact(member, Fact::Corrupted);
+    if shows {
+        let damage = damage(&server);
+        server.shared().state_mut().store.set_damage(damage);
+    }
+    let is_calm =
+        |fault: &Fault| matches!(fault, Fault::Corrupt { .. } | Fault::TransferLeader { .. });
+    if cluster.plan().actions.iter().all(|action| is_calm(&action.fault)) {
+        tokio::time::sleep(Duration::from_nanos(FOUND_WITHIN)).await;
+        look(cluster, &[member]);
+        report(cluster, &[member]);
+    }
+}
+
+/// By how much the hash of what is in memory differs from what it is held to be.
+fn damage(server: &Handle) -> u64 {
+    server.shared().state().store.recheck(Revision::default(), usize::MAX).damage
+}
+
+/// Who has the state that belongs to its index, and no damage in memory, is sound: the damaged
+/// value may have been compacted away, or read from the disk again.
+fn look(cluster: &Cluster, members: &[usize]) {
+    for member in members {
+        let is_damaged = cluster.book().lock().damage[*member].since.is_some();
+        let Some(server) = cluster.server(*member).filter(|_| is_damaged) else { continue };
+        let agrees = cluster.book().lock().raft.agrees(*member);
+        if agrees && damage(&server) == 0 && !server.shared().state().store.is_damaged() {
+            cluster.book().fact(*member, Fact::Sound);
+        }
+    }
+}
+
+/// Whether nobody of these has a damaged state, or holds its own to be.
+pub fn is_over(cluster: &Cluster, members: &[usize]) -> bool {
+    look(cluster, members);
+    let book = cluster.book().lock();
+    let is_well =
+        |m: &usize| book.damage[*m].since.is_none() && book.damage[*m].distrusted.is_none();
+    members.iter().all(is_well)
+}
+
+/// Reports the first of these whose damage has not been dealt with.
+pub fn report(cluster: &Cluster, members: &[usize]) {
+    let at = cluster.book().now();
+    for member in members {
+        let damage = cluster.book().lock().damage[*member];
+        if damage.since.is_some() || damage.distrusted.is_some() {
+            return cluster.book().violated(containment::not_found(at, *member, &damage));
+        }
+    }
+}
