@@ -24,6 +24,7 @@ type span struct {
 type request struct {
 	Range *struct {
 		Span       span  `json:"span"`
+		Revision   int64 `json:"revision"`
 		Limit      int64 `json:"limit"`
 		CountOnly  bool  `json:"count_only"`
 		KeysOnly   bool  `json:"keys_only"`
@@ -110,6 +111,23 @@ func (s store) get(key string) keyValue {
 		return s.Keys[at]
 	}
 	return keyValue{Key: key}
+}
+
+// overlook takes over what was seen of the past by a range within a transaction: this judge knows
+// only the present.
+func (r request) overlook(told *answer, seen answer) {
+	if r.Txn == nil || seen.Txn == nil || len(seen.Txn.Answers) != len(told.Txn.Answers) {
+		return
+	}
+	branch := r.Txn.Failure
+	if told.Txn.Succeeded {
+		branch = r.Txn.Success
+	}
+	for i, part := range branch {
+		if part.Range != nil && part.Range.Revision != 0 {
+			told.Txn.Answers[i] = seen.Txn.Answers[i]
+		}
+	}
 }
 
 // apply carries a request out and gives the state after it.
