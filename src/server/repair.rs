@@ -180,6 +180,9 @@ impl Checkpointer {
             if let Some(position) = position {
                 let rebuilt = self.rebuild(position).await;
                 if !self.is_whole(rebuilt)? {
+                    // An older run has to be healed first: this one waits for it with the fetcher,
+                    // who pauses, and is not tried again at once.
+                    damage.report(id);
                     return Ok(());
                 }
                 tracing::warn!(run = format!("{id:016x}"), "a damaged run was replaced");

@@ -211,6 +211,7 @@ pub struct Parts {
 
 impl Shared {
     pub fn new(parts: Parts) -> Shared {
+        parts.metrics.quarantined.set(i64::from(parts.standing != Standing::Trusted));
         let mut chance = StdRng::seed_from_u64(parts.env.seed);
         // The high bits name the member, so that two members' requests do not meet; the rest
         // is drawn for each start of the process.
