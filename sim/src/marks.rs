@@ -6,12 +6,13 @@
 use std::collections::BTreeMap;
 
 /// All marks, each with what it means.
-pub const ALL: [(&str, &str); 67] = [
+pub const ALL: [(&str, &str); 68] = [
     ("leader changed", "a second term had a leader"),
     ("two leaders at once", "a leader of an old term had not heard of the leader of a later one"),
     ("quorum lost", "a majority of the members was down at once"),
     ("all down", "every member was down at once"),
     ("leader crashed", "the power of a leader failed"),
+    ("leader found gone", "a follower found that nobody listens where its leader was"),
     ("crash soon after election", "a leader crashed within 100 ms of its election"),
     ("crash with a write in flight", "the power failed while the log was being written"),
     ("crash at a disk operation", "the power failed right after a chosen disk operation"),
@@ -77,12 +78,13 @@ pub const ALL: [(&str, &str); 67] = [
 ];
 
 /// What the everyday sweep must reach.
-pub const EVERYDAY: [&str; 35] = [
+pub const EVERYDAY: [&str; 36] = [
     "leader changed",
     "two leaders at once",
     "quorum lost",
     "all down",
     "leader crashed",
+    "leader found gone",
     "crash soon after election",
     "recovered with entries",
     "recovered uncommitted entries",

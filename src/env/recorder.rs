@@ -84,6 +84,8 @@ pub enum Event {
     RoundTrip { peer: u64, took: Duration },
     /// The stream of messages to a peer broke, or it has been silent for too long.
     PeerLost { peer: u64 },
+    /// Nobody listens where a peer was that broke its stream: its process is gone.
+    PeerGone { peer: u64 },
     /// A peer that was lost was heard again.
     PeerBack { peer: u64 },
     /// An alarm of a member was raised or cleared.

@@ -178,6 +178,12 @@ impl RaftCore {
         self.state.peer_unreachable(peer);
     }
 
+    /// The process of `peer` is gone: nobody listens where it was. If it led, this member does
+    /// not wait for the whole election timeout.
+    pub fn suspect(&mut self, peer: NodeId) {
+        self.state.suspect(peer);
+    }
+
     /// The transfer of a snapshot to `peer` ended.
     pub fn report_snapshot(&mut self, peer: NodeId, ok: bool) {
         self.state.snapshot_ended(peer, ok);

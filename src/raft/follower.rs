@@ -135,6 +135,24 @@ impl State {
         self.read_states.push(ReadState { ctx, index });
     }
 
+    /// Takes `peer` for gone. If it led, this member is no longer loyal to it, and campaigns soon:
+    /// the voters one after another in the order of their ids, a heartbeat interval apart, so
+    /// that the first has won or lost before the next one asks. It may be wrong: a leader that a
+    /// quorum still hears keeps its place by the pre-vote, and a heartbeat takes all of it back.
+    pub(super) fn suspect(&mut self, peer: NodeId) {
+        if self.leader() != peer || peer == self.id() {
+            return;
+        }
+        let ticks = self.config.election_ticks;
+        if self.election_elapsed >= ticks {
+            return;
+        }
+        let before = self.conf.voters.iter().filter(|v| **v < self.id() && **v != peer).count();
+        let delay = 1 + before as u32 * self.config.heartbeat_ticks;
+        self.election_elapsed = ticks;
+        self.election_timeout = self.election_timeout.min(ticks + delay);
+    }
+
     pub(super) fn tick_follower(&mut self) {
         let ticks = self.ticks;
         if let Role::Follower { reads, .. } = &mut self.role {

@@ -14,6 +14,7 @@
 //! drop A->B                    everything under way from A to B is lost
 //! settle [N...]                sync and deliver among these (default: all) until nothing moves
 //! crash N | start N | compact N INDEX | install N INDEX TERM | unreachable N PEER
+//! suspect N PEER
 //! state                        one line a node
 //! # anything                   a remark
 //! ```
@@ -326,6 +327,7 @@ impl Group {
                 self.outcome(result);
             }
             "compact" => self.core(id).compact(number(args[0])),
+            "suspect" => self.core(id).suspect(number(args[0])),
             "unreachable" => self.core(id).report_unreachable(number(args[0])),
             "install" => {
                 let (index, term) = (number(args[0]), number(args[1]));

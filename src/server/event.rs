@@ -27,6 +27,8 @@ pub enum Event {
     Peer(Vec<Message>),
     /// A message to this peer could not be sent.
     Unreachable(NodeId),
+    /// Nobody listens at the addresses of this peer.
+    Gone(NodeId),
     /// One tick of the clock.
     Tick,
     /// The write with this number, and all before it, are durable.

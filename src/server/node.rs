@@ -106,6 +106,7 @@ impl Node {
             }
             Event::Peer(messages) => messages.into_iter().for_each(|m| self.core.step(m)),
             Event::Unreachable(peer) => self.core.report_unreachable(peer),
+            Event::Gone(peer) => self.core.suspect(peer),
             Event::Tick => self.tick(),
             Event::Persisted { seq } => {
                 while self.writing.pop_front_if(|(oldest, _)| *oldest <= seq).is_some() {}

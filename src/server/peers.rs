@@ -21,6 +21,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
+use tonic::Code;
 use tonic::transport::{Channel, Endpoint};
 
 /// The version of what members say to each other; a newer one is refused by older members.
@@ -44,6 +45,8 @@ struct Peer {
     heard: Mono,
     /// Messages to it were lost, and nothing was heard since.
     lost: bool,
+    /// Nobody listened where it was, and nothing was heard since.
+    gone: bool,
     /// When the oldest heartbeat left that it has not answered.
     asked: Option<Mono>,
     /// Since when it has been heard from without a longer silence; none if it never was.
@@ -86,6 +89,7 @@ impl Peers {
             task,
             heard: now,
             lost: false,
+            gone: false,
             asked: None,
             connected_since: None,
         };
@@ -168,6 +172,7 @@ impl Peers {
             }
             peer.connected_since.get_or_insert(now);
             peer.heard = now;
+            peer.gone = false;
             let asked = messages.iter().any(answers).then(|| peer.asked.take()).flatten();
             (std::mem::replace(&mut peer.lost, false), asked)
         };
@@ -196,6 +201,20 @@ impl Peers {
             self.shared.env.recorder.record(&recorder::Event::PeerLost { peer: id });
         }
         self.report_unreachable(id);
+    }
+
+    /// Notes that nobody listens where a peer was. An inbox that is full drops the word: who does
+    /// not hear of it waits for the election timeout.
+    fn gone(&self, id: NodeId) {
+        let first = match self.lock().get_mut(&id) {
+            Some(peer) => !std::mem::replace(&mut peer.gone, true),
+            None => return,
+        };
+        if first {
+            tracing::warn!(peer = format!("{id:x}"), "the peer's process is gone");
+            self.shared.env.recorder.record(&recorder::Event::PeerGone { peer: id });
+        }
+        let _full = self.shared.inbox.try_send(Event::Gone(id));
     }
 
     /// For how long a peer has been connected; none if it is silent.
@@ -266,7 +285,7 @@ impl Link {
                 () = self.pause() => None,
             };
             self.stream(first, &mut queue).await;
-            self.ask_whether_removed();
+            self.ask_after_it();
             // What waited for the stream that broke is stale: Raft sends again what matters.
             while queue.try_recv().is_ok() {}
             self.peers.lost(self.id);
@@ -329,23 +348,30 @@ impl Link {
         }
     }
 
-    /// A stream may end because this member was removed, and the answer that says so get lost.
-    fn ask_whether_removed(&mut self) {
+    /// A stream may end because this member was removed, and the answer that says so get lost; or
+    /// because the peer's process ended, and then a fresh connection is refused.
+    fn ask_after_it(&mut self) {
         if self.question.as_ref().is_some_and(|question| !question.is_finished()) {
             return;
         }
         let Some(mut client) = self.connect() else { return };
-        let shared = self.peers.shared.clone();
-        let header = Some(self.peers.header(self.id));
+        let (id, peers, shared) = (self.id, self.peers.clone(), self.peers.shared.clone());
+        let header = Some(self.peers.header(id));
         self.question = Some(tokio::spawn(async move {
             let answer = tokio::select! {
                 biased;
                 answer = client.info(InfoRequest { header }) => answer,
                 () = shared.env.clock.sleep(shared.election_timeout) => return,
             };
-            let Ok(info) = answer.map(|info| info.into_inner()) else { return };
-            if info.cluster_id == shared.cluster_id && info.removed.contains(&shared.member_id) {
-                shared.stop(StopReason::Removed);
+            match answer.map(|info| info.into_inner()) {
+                Ok(info) => {
+                    let ours = info.cluster_id == shared.cluster_id;
+                    if ours && info.removed.contains(&shared.member_id) {
+                        shared.stop(StopReason::Removed);
+                    }
+                }
+                Err(status) if status.code() == Code::Unavailable => peers.gone(id),
+                Err(status) => tracing::debug!(peer = format!("{id:x}"), %status, "no answer"),
             }
         }));
     }

@@ -241,12 +241,12 @@ impl Ring {
     /// Small inputs that a driver may give at any time.
     fn nudge(&mut self) -> Result<(), String> {
         let (id, peer) = (self.anybody(), self.anybody());
-        let campaigns = self.dice.chance(200);
+        let kind = self.dice.below(10);
         if let Some(core) = self.core(id) {
-            if campaigns {
-                core.campaign();
-            } else {
-                core.report_unreachable(peer);
+            match kind {
+                0 | 1 => core.campaign(),
+                2 | 3 => core.suspect(peer),
+                _ => core.report_unreachable(peer),
             }
         }
         self.after(id)

@@ -93,6 +93,7 @@ impl Merge {
                 Event::SyncStalled { outstanding: micros(*for_us) }
             }
             line::What::PeerLost { peer } => Event::PeerLost { peer: id_of(peer) },
+            line::What::PeerGone { peer } => Event::PeerGone { peer: id_of(peer) },
             line::What::PeerBack { peer } => Event::PeerBack { peer: id_of(peer) },
             line::What::Standing { standing, index } => {
                 let Some(standing) = standing_of(standing) else { return };

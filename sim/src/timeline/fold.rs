@@ -271,6 +271,7 @@ impl Fold<'_> {
                 Some((Kind::Snapshot, format!("installed entry {index}, revision {revision}")))
             }
             Event::PeerLost { .. }
+            | Event::PeerGone { .. }
             | Event::PeerBack { .. }
             | Event::Alarm { .. }
             | Event::MembersChanged { .. }
@@ -303,6 +304,9 @@ impl Fold<'_> {
         match event {
             Event::PeerLost { peer } => {
                 Some((Kind::Links, format!("loses touch with {}", self.name(*peer))))
+            }
+            Event::PeerGone { peer } => {
+                Some((Kind::Links, format!("finds that {} is gone", self.name(*peer))))
             }
             Event::PeerBack { peer } => {
                 Some((Kind::Links, format!("hears {} again", self.name(*peer))))

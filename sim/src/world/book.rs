@@ -615,6 +615,13 @@ impl SharedBook {
             | Event::PeerLost { .. }
             | Event::PeerBack { .. }
             | Event::Alarm { .. } => {}
+            Event::PeerGone { peer } => {
+                let mut book = self.lock();
+                let peer = book.ids.get(peer).copied();
+                if peer.is_some() && peer == book.members[member].leader {
+                    book.marks.reach("leader found gone");
+                }
+            }
             Event::OwnAlarm { raised } => {
                 self.line(format_args!("m{member} own alarm: {raised}"));
                 self.reach(if *raised { "alarm raised" } else { "alarm taken back" });

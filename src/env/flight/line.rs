@@ -60,6 +60,10 @@ pub enum What {
     PeerLost {
         peer: String,
     },
+    /// Nobody listens where it was: its process is gone.
+    PeerGone {
+        peer: String,
+    },
     /// It was heard again.
     PeerBack {
         peer: String,

@@ -323,6 +323,7 @@ fn said(event: &Event) -> Option<What> {
             What::Role { role: role_text(*role).to_string(), term: *term, leader: id_text(*leader) }
         }
         Event::PeerLost { peer } => What::PeerLost { peer: id_text(*peer) },
+        Event::PeerGone { peer } => What::PeerGone { peer: id_text(*peer) },
         Event::PeerBack { peer } => What::PeerBack { peer: id_text(*peer) },
         Event::Alarm { member, alarm, raised } => {
             What::Alarm { member: id_text(*member), alarm: alarm.to_string(), raised: *raised }
