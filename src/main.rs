@@ -277,6 +277,7 @@ fn server_config(config: &Config) -> ServerConfig {
         heartbeat_ms: config.heartbeat_ms,
         election_ms: config.election_ms,
         pre_vote: config.pre_vote,
+        initial_tick_advance: config.initial_election_tick_advance,
         progress_notify_interval: config.watch_progress_notify_interval,
         quota_bytes: config.quota_backend_bytes,
         auto_compaction: config.auto_compaction,

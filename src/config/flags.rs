@@ -65,7 +65,12 @@ pub const FLAGS: &[Flag] = &[
     later("max-wals", Uint, "5"),
     on("heartbeat-interval", Uint, "100", "Milliseconds between heartbeats."),
     on("election-timeout", Uint, "1000", "Milliseconds without a leader before an election."),
-    later("initial-election-tick-advance", Bool, "true"),
+    on(
+        "initial-election-tick-advance",
+        Bool,
+        "true",
+        "A member that starts waits for a heartbeat, not for an election timeout.",
+    ),
     on("listen-peer-urls", Text, "http://localhost:2380", "URLs to listen on for members."),
     on("listen-client-urls", Text, "http://localhost:2379", "URLs to listen on for clients."),
     on("listen-client-http-urls", Text, "", "Further URLs for clients that speak plain HTTP."),

@@ -81,6 +81,7 @@ pub struct Config {
     pub heartbeat_ms: u64,
     pub election_ms: u64,
     pub pre_vote: bool,
+    pub initial_election_tick_advance: bool,
     pub snapshot_count: u64,
     pub snapshot_catchup_entries: u64,
     /// Bytes of values on disk that may stay in memory too.
@@ -313,6 +314,7 @@ impl Raw {
             heartbeat_ms: self.uint("heartbeat-interval"),
             election_ms: self.uint("election-timeout"),
             pre_vote: self.bool("pre-vote"),
+            initial_election_tick_advance: self.bool("initial-election-tick-advance"),
             snapshot_count: self.snapshot_count(),
             snapshot_catchup_entries: self.uint("snapshot-catchup-entries"),
             resident_bytes: self.uint("resident-bytes"),

@@ -444,6 +444,7 @@ mod tests {
                 max_inflight_messages: 2,
                 max_inflight_bytes: 100,
                 pre_vote: false,
+                initial_tick_advance: false,
                 check_quorum: false,
                 seed: 1,
                 max_uncommitted_bytes: 100,

@@ -5,7 +5,7 @@
 //!
 //! ```text
 //! group VOTERS [learners=A,B] [joiners=N] [pre_vote] [check_quorum] [uncommitted=BYTES]
-//!       [one_entry_per_append]
+//!       [one_entry_per_append] [initial_advance]
 //! log NODE term=T TERMS        the node's durable log: one term per entry, before it starts
 //! campaign N | tick N COUNT | propose N TEXT... | read N CTX | transfer N TARGET
 //! conf N add=ID|learner=ID|promote=ID|remove=ID
@@ -126,6 +126,7 @@ impl Group {
             max_inflight_messages: 4,
             max_inflight_bytes: 1 << 20,
             pre_vote: flag("pre_vote"),
+            initial_tick_advance: flag("initial_advance"),
             check_quorum: flag("check_quorum"),
             seed: 7,
             max_uncommitted_bytes: self.option("uncommitted").unwrap_or(1 << 20) as usize,

@@ -22,6 +22,9 @@ pub struct Config {
     pub max_inflight_bytes: usize,
     /// Ask whether an election could be won before disturbing anybody with a higher term.
     pub pre_vote: bool,
+    /// The first election timeout is nearly over when the member starts: what it waits for is only
+    /// a heartbeat of the leader that there may be.
+    pub initial_tick_advance: bool,
     /// A leader that hears from no quorum for an election timeout steps down, and who hears
     /// from a leader refuses to vote against it.
     pub check_quorum: bool,
@@ -198,8 +201,22 @@ impl State {
             write_seq: 0,
             soft_state_told: SoftState { leader: 0, role: RoleKind::Follower, term: hard.term },
         };
-        state.reset_election_timer();
+        state.shorten_first_wait();
         state
+    }
+
+    /// Begins the election timer of a member that has just started. Nobody is loyal to a leader
+    /// yet, and one that there is speaks within a heartbeat interval.
+    fn shorten_first_wait(&mut self) {
+        self.reset_election_timer();
+        let id = self.id();
+        if self.conf.voters.iter().eq([&id]) {
+            // Nobody else can lead.
+            self.election_timeout = 1;
+        } else if self.config.initial_tick_advance {
+            let rest = 2 * self.config.heartbeat_ticks;
+            self.election_elapsed = self.config.election_ticks.saturating_sub(rest);
+        }
     }
 
     pub(super) fn id(&self) -> NodeId {

@@ -47,6 +47,7 @@ pub mod installer;
 pub mod join;
 pub mod keep_alive;
 pub mod lease_driver;
+pub mod leave;
 pub mod load;
 pub mod log_writer;
 pub mod maintenance;
@@ -129,6 +130,8 @@ pub struct ServerConfig {
     pub heartbeat_ms: u64,
     pub election_ms: u64,
     pub pre_vote: bool,
+    /// A member that starts waits for a leader's heartbeat, not for an election timeout.
+    pub initial_tick_advance: bool,
     pub segment_bytes: u64,
     pub quota_bytes: i64,
     pub auto_compaction: AutoCompaction,
@@ -182,6 +185,7 @@ impl ServerConfig {
             max_inflight_messages: 512,
             max_inflight_bytes: 64 << 20,
             pre_vote: self.pre_vote,
+            initial_tick_advance: self.initial_tick_advance,
             check_quorum: true,
             seed: seed ^ id,
             max_uncommitted_bytes: 512 << 20,
@@ -207,6 +211,7 @@ impl Default for ServerConfig {
             heartbeat_ms: 100,
             election_ms: 1000,
             pre_vote: true,
+            initial_tick_advance: true,
             segment_bytes: 64 << 20,
             quota_bytes: 2 << 30,
             auto_compaction: AutoCompaction::Off,

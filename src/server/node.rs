@@ -5,10 +5,11 @@
 
 use super::applier::ApplyJob;
 use super::event::{Event, Installed};
+use super::leave::leave;
 use super::log_writer::LogJob;
 use super::peers::Peers;
 use super::reads::Reads;
-use super::shared::{Shared, StopReason};
+use super::shared::Shared;
 use super::ticker::TICKS_PER_HEARTBEAT;
 use crate::apply::request;
 use crate::env::clock::Mono;
@@ -261,7 +262,7 @@ impl Node {
         let Some(member) = change.member else { return };
         let removed = change.kind == raftpb::ConfChangeKind::Remove as i32;
         if removed && member.id == self.shared.member_id {
-            tokio::spawn(leave(self.shared.clone()));
+            tokio::spawn(leave(self.shared.clone(), self.outlets.peers.clone()));
         } else if removed {
             self.outlets.peers.remove(member.id);
         } else if !member.peer_urls.is_empty() {
@@ -393,14 +394,6 @@ impl Node {
         tracing::info!(?role, term, leader = format!("{leader:x}"), "role changed");
         self.shared.env.recorder.record(&recorder::Event::RoleChanged { role, term, leader });
     }
-}
-
-/// Ends this member after its removal. It hands leadership over first, and tells the others what
-/// is committed: they may need it to go on.
-async fn leave(shared: Arc<Shared>) {
-    tracing::warn!("the member has been permanently removed from the cluster");
-    shared.env.clock.sleep(shared.election_timeout).await;
-    shared.stop(StopReason::Removed);
 }
 
 /// Ticks of the core in an election timeout of `election` against heartbeats of `heartbeat`.

@@ -119,6 +119,7 @@ impl Ring {
             max_inflight_messages: *self.dice.pick(&[1, 2, 16]),
             max_inflight_bytes: *self.dice.pick(&[64, 10_000]),
             pre_vote: self.weather.pre_vote,
+            initial_tick_advance: self.dice.chance(500),
             check_quorum: self.weather.check_quorum,
             seed: self.dice.next(),
             max_uncommitted_bytes: 1000,

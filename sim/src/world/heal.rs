@@ -4,6 +4,7 @@ use super::bounds;
 use super::client::Caller;
 use super::cluster::Cluster;
 use super::faults::usual_latency;
+use super::membership::Owned;
 use super::{corruption, handover, operator};
 use crate::checker::lease::Closing;
 use crate::checker::liveness::{CoreMember, Healing};
@@ -52,8 +53,10 @@ pub async fn heal(cluster: &Cluster) -> Healing {
     let mut healing = begin(cluster);
     let until = healing.healed_at + healing.limit;
     let step = Duration::from_millis((options.heartbeat_ms / 2).max(5));
+    let mut _widening = None;
     if cluster.plan().changes_members() {
         core = settle(cluster, until, step, core).await;
+        _widening = Some(Owned(tokio::spawn(widen(cluster.clone(), core.clone(), step))));
     }
     healing.leader_at = wait_until(cluster, until, step, || agreed_leader(cluster, &core)).await;
     if healing.leader_at.is_none() {
@@ -175,6 +178,24 @@ async fn settle(cluster: &Cluster, until: Nanos, step: Duration, core: Vec<usize
     cluster.book().line(format_args!("the core is {core:?} now"));
     cluster.book().ending().update(|ending| ending.core = core.clone());
     core
+}
+
+/// Keeps the core a quorum of those who vote, until it is dropped: a member may make a change that
+/// was asked for under the faults for as long as a request may wait.
+async fn widen(cluster: Cluster, mut core: Vec<usize>, step: Duration) {
+    loop {
+        let mut added = choose_core(&cluster);
+        added.retain(|member| !core.contains(member));
+        if !added.is_empty() {
+            cluster.book().line(format_args!("the core is joined by {added:?}"));
+            core.extend(&added);
+            cluster.heal_links(&core);
+            for member in &added {
+                cluster.heal_member(*member);
+            }
+        }
+        tokio::time::sleep(step).await;
+    }
 }
 
 /// Puts everybody outside of the core out of reach for good: dead, cut off, or deaf. A deaf member

@@ -55,7 +55,7 @@ pub fn may_join_later(cluster: &Cluster, stop: &Stop) -> bool {
 }
 
 /// A task that ends with whoever waits for it.
-struct Owned(JoinHandle<()>);
+pub struct Owned(pub JoinHandle<()>);
 
 impl Drop for Owned {
     fn drop(&mut self) {
