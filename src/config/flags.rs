@@ -59,7 +59,7 @@ pub const FLAGS: &[Flag] = &[
     later("wal-dir", Text, ""),
     on("snapshot-count", Uint, "10000", "Entries between two checkpoints."),
     on("snapshot-catchup-entries", Uint, "5000", "Entries kept for members that are behind."),
-    on("resident-bytes", Uint, "268435456", "Values beyond this leave memory (not in etcd)."),
+    on("resident-bytes", Uint, "67108864", "Values beyond this leave memory (not in etcd)."),
     on("scrub-bytes-per-second", Uint, "1048576", "Pace of the scrub; 0: none (not in etcd)."),
     ignored("max-snapshots", Uint, "5"),
     later("max-wals", Uint, "5"),

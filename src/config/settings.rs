@@ -504,7 +504,7 @@ mod tests {
         assert_eq!((config.heartbeat_ms, config.election_ms), (100, 1000));
         assert_eq!((config.max_txn_ops, config.max_request_bytes), (128, 1_572_864));
         assert_eq!((config.snapshot_count, config.snapshot_catchup_entries), (10_000, 5_000));
-        assert_eq!(config.resident_bytes, 256 << 20);
+        assert_eq!(config.resident_bytes, 64 << 20);
         assert_eq!(config.listen_client_urls[0].text, "http://localhost:2379");
         assert!(config.pre_vote && config.log_is_json && config.warnings.is_empty());
     }

@@ -152,21 +152,21 @@ struct Chunk {
 }
 
 impl Chunk {
-    fn values(&self, last: &mut Option<(u64, u64, Bytes)>) -> Result<Vec<Bytes>> {
+    fn values(&self, last: &mut Option<(u64, usize, Bytes)>) -> Result<Vec<Bytes>> {
         self.records.iter().map(|record| self.value(record, last)).collect()
     }
 
-    fn value(&self, record: &Record, last: &mut Option<(u64, u64, Bytes)>) -> Result<Bytes> {
+    fn value(&self, record: &Record, last: &mut Option<(u64, usize, Bytes)>) -> Result<Bytes> {
         let location = match &record.value {
             Value::Resident(value) => return Ok(value.clone()),
             Value::Cold(location) => *location,
         };
         let mut block = match last.take() {
-            Some((run, offset, bytes)) if run == location.run => Some((offset, bytes)),
+            Some((run, number, bytes)) if run == location.run => Some((number, bytes)),
             _ => None,
         };
         let value = self.runs[&location.run].value_near(to_place(location), &mut block);
-        *last = block.map(|(offset, bytes)| (location.run, offset, bytes));
+        *last = block.map(|(number, bytes)| (location.run, number, bytes));
         value.map_err(|error| {
             tracing::debug!(%error, "a value cannot be read");
             self.shared.runs.damage.report(location.run);
@@ -180,7 +180,7 @@ struct Walk<'a> {
     moment: &'a Moment,
     from: Revision,
     last_main: i64,
-    block: Option<(u64, u64, Bytes)>,
+    block: Option<(u64, usize, Bytes)>,
 }
 
 impl<'a> Walk<'a> {

@@ -29,6 +29,8 @@ pub enum Event {
     Unreachable(NodeId),
     /// Nobody listens at the addresses of this peer.
     Gone(NodeId),
+    /// Another member says that this one was removed.
+    Removed,
     /// One tick of the clock.
     Tick,
     /// The write with this number, and all before it, are durable.

@@ -2,7 +2,7 @@
 
 use super::peers::Peers;
 use super::shared::{Shared, StopReason};
-use crate::pb::raftpb::InfoRequest;
+use crate::pb::raftpb::{InfoRequest, InfoResponse, Member};
 use crate::raft::message::NodeId;
 use crate::raft::quorum::majority;
 use std::sync::Arc;
@@ -12,7 +12,8 @@ use std::sync::Arc;
 /// Until a quorum of those who stay has applied the removal, they may still count this member's
 /// vote: of two voters, one that was down while the other removed itself could never lead again
 /// (etcd stops after a second, and has that hole). So it stays at hand, hands leadership over, and
-/// tells candidates what is committed. Who is told of its removal by another member stops at once.
+/// tells candidates what is committed. Who was down meanwhile, and is told by another member, does the
+/// same: that one may die, and the rest still need a vote.
 pub async fn leave(shared: Arc<Shared>, peers: Arc<Peers>) {
     tracing::warn!("the member has been permanently removed from the cluster");
     loop {
@@ -24,27 +25,33 @@ pub async fn leave(shared: Arc<Shared>, peers: Arc<Peers>) {
     }
 }
 
-/// Whether a quorum of the voters has applied the removal.
+/// Whether a quorum of the voters has applied the removal. Who votes is as the one says that has
+/// applied most.
 async fn others_know(shared: &Arc<Shared>, peers: &Peers) -> bool {
-    let voters: Vec<NodeId> = {
+    let others: Vec<NodeId> = {
         let state = shared.state();
-        state.members.iter().filter(|member| !member.is_learner).map(|member| member.id).collect()
+        let ids = state.members.iter().map(|member| member.id);
+        ids.filter(|id| *id != shared.member_id).collect()
     };
-    let answers = voters.iter().map(|voter| knows(shared, peers, *voter));
-    let known = futures::future::join_all(answers).await.into_iter().filter(|known| *known);
-    known.count() >= majority(voters.len())
+    let answers = others.iter().map(|other| ask(shared, peers, *other));
+    let answers: Vec<InfoResponse> =
+        futures::future::join_all(answers).await.into_iter().flatten().collect();
+    let Some(newest) = answers.iter().max_by_key(|info| info.applied) else { return false };
+    let is_voter = |member: &&Member| !member.is_learner && member.id != shared.member_id;
+    let voters: Vec<NodeId> = newest.members.iter().filter(is_voter).map(|m| m.id).collect();
+    let knows = |info: &&InfoResponse| {
+        voters.contains(&info.member_id) && info.removed.contains(&shared.member_id)
+    };
+    answers.iter().filter(knows).count() >= majority(voters.len())
 }
 
-async fn knows(shared: &Arc<Shared>, peers: &Peers, voter: NodeId) -> bool {
-    let Some(mut client) = peers.client(voter) else { return false };
-    let request = InfoRequest { header: Some(peers.header(voter)) };
+async fn ask(shared: &Arc<Shared>, peers: &Peers, other: NodeId) -> Option<InfoResponse> {
+    let mut client = peers.client(other)?;
+    let request = InfoRequest { header: Some(peers.header(other)) };
     let answer = tokio::select! {
         biased;
-        answer = client.info(request) => answer,
-        () = shared.env.clock.sleep(shared.election_timeout) => return false,
+        answer = client.info(request) => answer.ok()?.into_inner(),
+        () = shared.env.clock.sleep(shared.election_timeout) => return None,
     };
-    answer.is_ok_and(|info| {
-        let info = info.into_inner();
-        info.cluster_id == shared.cluster_id && info.removed.contains(&shared.member_id)
-    })
+    (answer.cluster_id == shared.cluster_id).then_some(answer)
 }

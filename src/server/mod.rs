@@ -28,6 +28,7 @@
 //! | entries before `applier` | the pending callers of all members | as above |
 //! | backups at once | 4 | `too many requests` |
 //! | pieces of a backup | 8 | it waits; after a minute without a reader it ends |
+//! | blocks of runs that were read last | 16 MiB | the one used longest ago goes |
 //! | offers of a snapshot | 1 | dropped; the leader offers again |
 //! | wishes to be rebuilt | 1 | dropped; the next comparison asks again |
 //! | messages for one peer | 4,096 | dropped and reported; Raft sends again |
@@ -37,6 +38,7 @@ pub mod adopt;
 pub mod applier;
 pub mod auto_compactor;
 pub mod backup;
+pub mod block_cache;
 pub mod checkpointer;
 pub mod count;
 pub mod damage;

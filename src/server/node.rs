@@ -54,6 +54,8 @@ pub struct Node {
     transfers: Vec<(NodeId, Mono, oneshot::Sender<Result<()>>)>,
     /// The last slow write for which leadership was offered to somebody else.
     yielded_for: u64,
+    /// This member was removed.
+    is_leaving: bool,
 }
 
 impl Node {
@@ -69,6 +71,7 @@ impl Node {
             writing: VecDeque::new(),
             transfers: Vec::new(),
             yielded_for: 0,
+            is_leaving: false,
         }
     }
 
@@ -108,6 +111,7 @@ impl Node {
             Event::Peer(messages) => messages.into_iter().for_each(|m| self.core.step(m)),
             Event::Unreachable(peer) => self.core.report_unreachable(peer),
             Event::Gone(peer) => self.core.suspect(peer),
+            Event::Removed => self.leave(),
             Event::Tick => self.tick(),
             Event::Persisted { seq } => {
                 while self.writing.pop_front_if(|(oldest, _)| *oldest <= seq).is_some() {}
@@ -258,11 +262,18 @@ impl Node {
         let _gone = done.send(());
     }
 
-    fn update_peer(&self, change: raftpb::ConfChange) {
+    /// Begins to go, once.
+    fn leave(&mut self) {
+        if !std::mem::replace(&mut self.is_leaving, true) {
+            tokio::spawn(leave(self.shared.clone(), self.outlets.peers.clone()));
+        }
+    }
+
+    fn update_peer(&mut self, change: raftpb::ConfChange) {
         let Some(member) = change.member else { return };
         let removed = change.kind == raftpb::ConfChangeKind::Remove as i32;
         if removed && member.id == self.shared.member_id {
-            tokio::spawn(leave(self.shared.clone(), self.outlets.peers.clone()));
+            self.leave();
         } else if removed {
             self.outlets.peers.remove(member.id);
         } else if !member.peer_urls.is_empty() {

@@ -6,7 +6,7 @@
 //! and so is everything queued for a member that can't be reached.
 
 use super::event::Event;
-use super::shared::{Shared, StopReason};
+use super::shared::Shared;
 use super::wire;
 use crate::env::clock::Mono;
 use crate::env::recorder;
@@ -217,6 +217,11 @@ impl Peers {
         let _full = self.shared.inbox.try_send(Event::Gone(id));
     }
 
+    /// Another member says that this one was removed. It will say so again if the inbox is full.
+    fn told_of_removal(&self) {
+        let _full = self.shared.inbox.try_send(Event::Removed);
+    }
+
     /// For how long a peer has been connected; none if it is silent.
     pub fn connected_for(&self, id: NodeId) -> Option<Duration> {
         let now = self.shared.env.clock.now();
@@ -367,7 +372,7 @@ impl Link {
                 Ok(info) => {
                     let ours = info.cluster_id == shared.cluster_id;
                     if ours && info.removed.contains(&shared.member_id) {
-                        shared.stop(StopReason::Removed);
+                        peers.told_of_removal();
                     }
                 }
                 Err(status) if status.code() == Code::Unavailable => peers.gone(id),
@@ -378,10 +383,7 @@ impl Link {
 
     fn ended(&self, ended: Result<PeerClosed, tonic::Status>) {
         match ended {
-            Ok(closed) if closed.removed => {
-                tracing::error!(peer = format!("{:x}", self.id), "this member was removed");
-                self.peers.shared.stop(StopReason::Removed);
-            }
+            Ok(closed) if closed.removed => self.peers.told_of_removal(),
             Ok(closed) if closed.reason.is_empty() => {}
             Ok(closed) => tracing::warn!(peer = format!("{:x}", self.id), reason = closed.reason),
             Err(status) => {

@@ -250,7 +250,7 @@ impl Checkpointer {
     fn value(
         &self,
         record: &Record,
-        block: &mut Option<(u64, u64, Bytes)>,
+        block: &mut Option<(u64, usize, Bytes)>,
     ) -> Result<Bytes, StorageError> {
         let location = match &record.value {
             Value::Resident(value) => return Ok(value.clone()),
@@ -258,11 +258,11 @@ impl Checkpointer {
         };
         let run = self.shared.runs.get(location.run).expect("a cold value stands in an open run");
         let mut near = match block.take() {
-            Some((run, offset, bytes)) if run == location.run => Some((offset, bytes)),
+            Some((run, number, bytes)) if run == location.run => Some((number, bytes)),
             _ => None,
         };
         let value = run.value_near(to_place(location), &mut near);
-        *block = near.map(|(offset, bytes)| (location.run, offset, bytes));
+        *block = near.map(|(number, bytes)| (location.run, number, bytes));
         value
     }
 }

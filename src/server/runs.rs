@@ -1,6 +1,7 @@
 //! The runs that make up the state on disk: open for reading, in order, with what of each is
 //! still alive.
 
+use super::block_cache::BlockCache;
 use super::damage::Damage;
 use crate::env::yield_now;
 use crate::error::{Error, Result};
@@ -32,7 +33,9 @@ pub struct RunTable {
     inner: Mutex<Inner>,
     /// What of the runs can't be read.
     pub damage: Damage,
-    /// Values read from the disk so far.
+    /// What was read last.
+    blocks: BlockCache,
+    /// Values that were read from runs so far.
     reads: AtomicU64,
 }
 
@@ -73,8 +76,12 @@ impl RunTable {
             inner.current.push(Counted::new(*run.meta()));
             inner.open.insert(run.meta().id, Arc::new(run));
         }
-        let (damage, reads) = (Damage::default(), AtomicU64::new(0));
-        RunTable { inner: Mutex::new(inner), damage, reads }
+        RunTable {
+            inner: Mutex::new(inner),
+            damage: Damage::default(),
+            blocks: BlockCache::default(),
+            reads: AtomicU64::new(0),
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
@@ -130,7 +137,7 @@ impl RunTable {
         self.damage.retain(|id| current.contains(&id));
     }
 
-    /// Values that were read from the disk so far.
+    /// Values that were read from runs so far.
     pub fn reads(&self) -> u64 {
         self.reads.load(Ordering::Relaxed)
     }
@@ -168,7 +175,8 @@ impl ColdValues for RunTable {
         let open = self.get(run);
         let open = open.unwrap_or_else(|| panic!("a value stands in run {run}, which is closed"));
         self.reads.fetch_add(1, Ordering::Relaxed);
-        open.value(to_place(location)).map_err(|error| {
+        let block = |number| self.blocks.get((run, number), || open.block(number));
+        open.value_by(to_place(location), block).map_err(|error| {
             tracing::debug!(%error, "a value cannot be read");
             self.damage.report(run);
             Error::Unreadable

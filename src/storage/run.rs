@@ -236,24 +236,36 @@ impl Run {
     pub fn value_near(
         &self,
         place: ValuePlace,
-        last: &mut Option<(u64, Bytes)>,
+        last: &mut Option<(usize, Bytes)>,
+    ) -> Result<Bytes, StorageError> {
+        self.value_by(place, |number| {
+            let records = match last.take() {
+                Some((kept, records)) if kept == number => records,
+                _ => self.block(number)?,
+            };
+            *last = Some((number, records.clone()));
+            Ok(records)
+        })
+    }
+
+    /// Like `value`, where `block` gives the records of the block of this number.
+    pub fn value_by(
+        &self,
+        place: ValuePlace,
+        block: impl FnOnce(usize) -> Result<Bytes, StorageError>,
     ) -> Result<Bytes, StorageError> {
         assert_eq!(place.run, self.meta.id, "a value of run {} is asked of another", place.run);
         if place.length == 0 {
             // An empty value at the end of a block stands where the next block begins.
             return Ok(Bytes::new());
         }
-        let block = self.index.partition_point(|block| block.offset <= place.offset);
-        let number = block.checked_sub(1).unwrap_or_else(|| panic!("{place:?} is in no block"));
-        let block = self.index[number];
-        let records = match last.take() {
-            Some((offset, records)) if offset == block.offset => records,
-            _ => self.block(number)?,
-        };
-        *last = Some((block.offset, records.clone()));
-        let start = (place.offset - block.offset) as usize - BLOCK_HEADER_BYTES;
+        let after = self.index.partition_point(|block| block.offset <= place.offset);
+        let number = after.checked_sub(1).unwrap_or_else(|| panic!("{place:?} is in no block"));
+        let records = block(number)?;
+        let entry = self.index[number];
+        let start = (place.offset - entry.offset) as usize - BLOCK_HEADER_BYTES;
         let end = start + place.length as usize;
-        assert!(end <= records.len(), "{place:?} reaches beyond its block of {block:?}");
+        assert!(end <= records.len(), "{place:?} reaches beyond its block of {entry:?}");
         Ok(records.slice(start..end))
     }
 
@@ -287,7 +299,7 @@ impl Run {
     }
 
     /// Reads and verifies one block.
-    fn block(&self, number: usize) -> Result<Bytes, StorageError> {
+    pub fn block(&self, number: usize) -> Result<Bytes, StorageError> {
         let block = &self.index[number];
         let mut bytes = BytesMut::zeroed(BLOCK_HEADER_BYTES + block.length as usize);
         let read = self.file.read_at(block.offset, &mut bytes);

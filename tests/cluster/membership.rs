@@ -252,6 +252,25 @@ async fn a_member_removed_while_it_was_down_ends_when_it_comes_back() {
 }
 
 #[tokio::test]
+async fn a_removed_member_stays_until_a_quorum_of_the_others_knows() {
+    let flags = ["--strict-reconfig-check=false"];
+    let mut cluster = Cluster::start(&program(), 3, &flags).expect("three members start");
+    let leads = leader(&cluster.endpoints(), SOON).await.expect("a leader");
+    let (stays, away) = ((leads + 1) % 3, (leads + 2) % 3);
+    cluster.kill(away).expect("a member dies");
+    let url = cluster.members[leads].client_url.clone();
+    let id = id_of(&url, &cluster.members[leads].name).await;
+    remove(&url, id).await;
+    // One of the two others does not know yet, and might need this member's vote.
+    let left = cluster.wait_exit(leads, Duration::from_secs(4)).expect("it can be asked");
+    assert!(left.is_none(), "it left before a quorum knew");
+    cluster.spawn(away).expect("the other one comes back");
+    let log = ended(&mut cluster, leads);
+    assert!(log.contains("permanently removed from the cluster"), "{log}");
+    assert!(wait_writable(&cluster.members[stays].client_url, SOON).await, "the others go on");
+}
+
+#[tokio::test]
 async fn a_survivor_goes_on_alone_and_the_others_cannot_come_back() {
     let mut cluster = Cluster::start(&program(), 3, &[]).expect("three members start");
     let url = cluster.members[0].client_url.clone();
