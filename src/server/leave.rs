@@ -12,8 +12,8 @@ use std::sync::Arc;
 /// Until a quorum of those who stay has applied the removal, they may still count this member's
 /// vote: of two voters, one that was down while the other removed itself could never lead again
 /// (etcd stops after a second, and has that hole). So it stays at hand, hands leadership over, and
-/// tells candidates what is committed. Who was down meanwhile, and is told by another member, does the
-/// same: that one may die, and the rest still need a vote.
+/// tells candidates what is committed. Who was down meanwhile, and is told by another member, does
+/// the same: that one may die, and the rest still need a vote.
 pub async fn leave(shared: Arc<Shared>, peers: Arc<Peers>) {
     tracing::warn!("the member has been permanently removed from the cluster");
     loop {
