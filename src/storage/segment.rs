@@ -7,6 +7,7 @@
 use crate::env::disk::{Disk, File};
 use crate::raft::message::HardState;
 use crate::storage::error::StorageError;
+use crate::storage::frame;
 use crate::storage::wal::WalMetadata;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -199,7 +200,7 @@ fn read_sparsely(file: &dyn File, length: usize) -> io::Result<Vec<u8>> {
     for (position, target) in bytes.chunks_mut(READ_BYTES).enumerate() {
         let chunk = &mut chunk[..target.len()];
         file.read_at((position * READ_BYTES) as u64, chunk)?;
-        if chunk.iter().any(|byte| *byte != 0) {
+        if !frame::is_zero(chunk) {
             target.copy_from_slice(chunk);
         }
     }
