@@ -320,7 +320,7 @@ impl Node {
     }
 
     fn begin_reads(&mut self) {
-        if self.core.leader() == 0 {
+        if self.core.leader() == 0 || self.reads.is_idle() {
             return;
         }
         if let Some(ctx) = self.reads.begin(self.shared.env.clock.now())

@@ -53,6 +53,11 @@ impl Reads {
         self.waiting.push(Reader { deadline, reply });
     }
 
+    /// Whether nobody waits for a round, neither one under way nor the next.
+    pub fn is_idle(&self) -> bool {
+        self.waiting.is_empty() && self.round.is_none()
+    }
+
     /// The number of a round to begin, if readers wait and none is under way or it was lost.
     pub fn begin(&mut self, now: Mono) -> Option<u64> {
         let mut readers = match self.round.take() {
