@@ -146,9 +146,8 @@ impl SharedBook {
 
     /// Keeps what happened for a timeline, if one is wanted.
     pub fn keep(&self, member: Option<usize>, what: impl FnOnce() -> What) {
-        let at = self.now();
         if let Some(happenings) = &mut self.lock().happenings {
-            happenings.push(Happening { at, member, what: what() });
+            happenings.push(Happening { at: self.now(), member, what: what() });
         }
     }
 

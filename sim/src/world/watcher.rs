@@ -240,8 +240,8 @@ impl Life {
             if ending.over {
                 return End::Finished;
             }
-            let arrived = self.watched.as_ref().is_some_and(|w| w.seen() >= ending.owed);
-            if began_at_end && ending.owed > 0 && arrived {
+            let has_arrived = |w: &Watched| w.seen() >= ending.owed;
+            if began_at_end && ending.owed > 0 && self.watched.as_ref().is_some_and(has_arrived) {
                 return End::Finished;
             }
             // Everybody opens a stream anew once the faults are over.
