@@ -13,6 +13,8 @@ struct Seen {
     term: Term,
     vote: NodeId,
     commit: Index,
+    /// The last committed entry that was seen in its log, whoever knew that it is committed.
+    has: Index,
 }
 
 /// What is true of the whole group, as told by the first to know it.
@@ -59,7 +61,7 @@ impl Checker {
                 ));
             }
         }
-        let seen = Seen { term: hard.term, vote: hard.vote, commit: core.commit_index() };
+        let seen = Seen { term: hard.term, vote: hard.vote, commit: core.commit_index(), has: 0 };
         self.seen.insert(id, seen);
         Ok(())
     }
@@ -73,7 +75,27 @@ impl Checker {
         self.check_monotonic(core)?;
         self.check_leader(core)?;
         self.check_persisted(core, image(core.id()))?;
-        self.check_commit(core, image)
+        self.check_commit(core, image)?;
+        self.check_kept(core)
+    }
+
+    /// What is committed never leaves a log again, also where nobody has said so yet: a leader that
+    /// lacks it is never elected, and only a leader of a later term makes a log shorter.
+    fn check_kept(&mut self, core: &RaftCore) -> Result<(), String> {
+        let id = core.id();
+        let agrees = |index: Index| {
+            let term = self.committed_at(index).map(|entry| entry.term);
+            term.is_some() && core.term_at(index) == term
+        };
+        let has = self.seen.get(&id).map_or(0, |seen| seen.has);
+        if has >= core.first_index() && !agrees(has) {
+            return Err(format!("LeaderCompleteness: {id} drops {has}, which is committed"));
+        }
+        let last = core.last_index().min(self.committed_to());
+        if last > has && agrees(last) {
+            self.seen.entry(id).or_default().has = last;
+        }
+        Ok(())
     }
 
     fn check_monotonic(&mut self, core: &RaftCore) -> Result<(), String> {

@@ -43,10 +43,14 @@ fn pause(cluster: &Cluster) -> Duration {
     Duration::from_millis(cluster.plan().options.heartbeat_ms)
 }
 
+/// Asks again and again without waiting for answers: whoever asks late must not be served with what
+/// was meant for those who asked early.
 async fn read(cluster: Cluster, client: u64, member: usize, until: Nanos) {
-    let mut caller = caller(&cluster, client);
+    let caller = caller(&cluster, client);
     while cluster.book().now() < until && !cluster.book().is_broken() {
-        caller.ask(member, Request::Range(Range::of(Span::one("stall")))).await;
+        let mut caller = caller.clone();
+        let range = Request::Range(Range::of(Span::one("stall")));
+        drop(tokio::spawn(async move { caller.ask(member, range).await }));
         tokio::time::sleep(pause(&cluster)).await;
     }
 }
