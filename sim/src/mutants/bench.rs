@@ -234,9 +234,33 @@ impl Bench {
         Ok(Finding { row: mutant.row.clone(), blocks, cores, control })
     }
 
+    /// Runs seeds with the mutant on. A seed that fails without it as well says nothing of it.
     fn run(
         &self,
         mutant: &Mutant,
+        first: u64,
+        seeds: u64,
+        command: &[&str],
+    ) -> Result<Verdict, String> {
+        let mut verdict = self.seeds(&mutant.row, first, seeds, command)?;
+        while let Some(tried) = verdict.seeds() {
+            let last = first + tried - 1;
+            if !self.seeds("", last, 1, command)?.is_caught() {
+                break;
+            }
+            let rest = match seeds - tried {
+                0 => Verdict::Survived { seeds: 0 },
+                left => self.seeds(&mutant.row, last + 1, left, command)?,
+            };
+            verdict = Verdict::Survived { seeds: tried }.followed_by(rest);
+        }
+        Ok(verdict)
+    }
+
+    /// Runs seeds with the mutant of a row on; none has no name.
+    fn seeds(
+        &self,
+        row: &str,
         first: u64,
         seeds: u64,
         command: &[&str],
@@ -245,12 +269,12 @@ impl Bench {
             .args(command)
             .args(["--first", &first.to_string(), "--seeds", &seeds.to_string()])
             .args(["--minutes", &self.minutes.to_string()])
-            .env(VARIABLE, &mutant.row)
+            .env(VARIABLE, row)
             .output()
             .map_err(|e| format!("{}: {e}", self.binary.display()))?;
         let text = String::from_utf8_lossy(&output.stdout);
         let line = text.lines().last().unwrap_or_default();
-        line.parse().map_err(|e| format!("{}: {e}", mutant.row))
+        line.parse().map_err(|e| format!("{row}: {e}"))
     }
 }
 

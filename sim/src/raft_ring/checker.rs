@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 
 use detcd::raft::core::RaftCore;
-use detcd::raft::message::{Entry, Index, Message, NodeId, Payload, Term};
+use detcd::raft::message::{Entry, EntryKind, Index, Message, NodeId, Payload, Term};
+use detcd::raft::ready::RoleKind;
 
 use crate::raft_ring::disk::Image;
 
@@ -15,6 +16,8 @@ struct Seen {
     commit: Index,
     /// The last committed entry that was seen in its log, whoever knew that it is committed.
     has: Index,
+    /// Whether it stood for election, or asked whether it may.
+    campaigns: bool,
 }
 
 /// What is true of the whole group, as told by the first to know it.
@@ -61,7 +64,12 @@ impl Checker {
                 ));
             }
         }
-        let seen = Seen { term: hard.term, vote: hard.vote, commit: core.commit_index(), has: 0 };
+        let seen = Seen {
+            term: hard.term,
+            vote: hard.vote,
+            commit: core.commit_index(),
+            ..Seen::default()
+        };
         self.seen.insert(id, seen);
         Ok(())
     }
@@ -73,6 +81,7 @@ impl Checker {
         image: impl Fn(NodeId) -> &'a Image,
     ) -> Result<(), String> {
         self.check_monotonic(core)?;
+        self.check_campaign(core)?;
         self.check_leader(core)?;
         self.check_persisted(core, image(core.id()))?;
         self.check_commit(core, image)?;
@@ -139,6 +148,28 @@ impl Checker {
             }
         }
         Ok(())
+    }
+
+    /// Nobody begins to campaign with a committed change of membership that it has not applied: it
+    /// would count a quorum of the past.
+    fn check_campaign(&mut self, core: &RaftCore) -> Result<(), String> {
+        let campaigns = matches!(core.role(), RoleKind::PreCandidate | RoleKind::Candidate);
+        let seen = self.seen.entry(core.id()).or_default();
+        if !campaigns || std::mem::replace(&mut seen.campaigns, campaigns) {
+            seen.campaigns = campaigns;
+            return Ok(());
+        }
+        let (applied, commit) = (core.applied_index(), core.commit_index());
+        let waiting = core.entries(applied + 1, commit);
+        match waiting.iter().find(|entry| entry.kind == EntryKind::ConfChange) {
+            Some(change) => Err(format!(
+                "MembershipSafety: {} campaigns with the change at {} committed, and {applied} \
+                 applied",
+                core.id(),
+                change.index
+            )),
+            None => Ok(()),
+        }
     }
 
     /// What the core believes durable is durable.
