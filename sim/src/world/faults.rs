@@ -280,6 +280,9 @@ async fn disk(cluster: &Cluster, fault: &Fault) {
             let left = cluster.plan().duration_ms.saturating_sub(now_ms);
             let for_ms = left.min(*for_ms);
             cluster.disk(member).stall(ms(for_ms));
+            if led {
+                onlookers::send_lessee(cluster, member, for_ms);
+            }
             if cluster.plan().mode == Mode::SlowDisk {
                 slow_disk::attend(cluster, member, for_ms).await;
             } else {
