@@ -368,7 +368,7 @@ impl Ring {
         let marker = Bytes::from_static(b"after the storm");
         let mut proposed_in = 0;
         let (mut durable, mut moved_at) = (0, 0);
-        for tick in 1..=HEAL_TICKS_MAX {
+        for tick in 1..=HEAL_TICKS_MAX * 10 {
             self.stats.heal_ticks = tick;
             self.calm_tick(&ids)?;
             // Whoever has a long log to catch up with, entry by entry, is not stuck.
@@ -382,6 +382,9 @@ impl Ring {
             let stands_still = tick - moved_at > u64::from(ELECTION_TICKS);
             if tick > u64::from(ELECTION_TICKS) * patience && leader.is_none() && stands_still {
                 return Err(format!("Liveness: no leader after {tick} ticks{}", self.describe()));
+            }
+            if tick > HEAL_TICKS_MAX && stands_still {
+                break;
             }
             let Some(leader) = leader else { continue };
             let core = self.core(leader).expect("a leader runs");
@@ -410,7 +413,8 @@ impl Ring {
             }
         }
         let members = self.describe();
-        Err(format!("Liveness: not all is applied after {HEAL_TICKS_MAX} ticks{members}"))
+        let ticks = self.stats.heal_ticks;
+        Err(format!("Liveness: not all is applied after {ticks} ticks{members}"))
     }
 
     /// When all is calm, leadership goes where it is sent, and at once.
