@@ -32,7 +32,8 @@ enum Kind {
     LateAcks,
     /// A leader that hears from nobody must give up.
     Deaf,
-    /// A member that is alone must not raise its term, with which it would depose a leader later.
+    /// A member that is alone must not raise its term, with which it would depose a leader later,
+    /// nor go on following a leader that it does not hear.
     Alone,
     /// A member holds back what it applies until the state of another takes the place of its own,
     /// and its log goes on meanwhile.
@@ -301,18 +302,21 @@ impl Ring {
     fn leave_alone(&mut self) -> Result<(), String> {
         let ids: Vec<NodeId> = self.members.keys().copied().collect();
         let id = *self.traps.dice.pick(&ids);
-        if !self.weather.pre_vote || self.voters(id) < 2 {
-            return Ok(());
-        }
         let Some(before) = self.core(id).map(|core| core.term()) else { return Ok(()) };
         self.pass_time(id, 4 * ELECTION_TICKS)?;
         self.stats.traps += 1;
-        match self.core(id).map(|core| core.term()) {
-            Some(after) if after > before => Err(format!(
+        let keeps_term = self.weather.pre_vote && self.voters(id) > 1;
+        let Some(core) = self.core(id) else { return Ok(()) };
+        let (after, leader) = (core.term(), core.leader());
+        if keeps_term && after > before {
+            return Err(format!(
                 "StableLeadership: {id} was alone, and went from term {before} to {after}"
-            )),
-            Some(_) | None => Ok(()),
+            ));
         }
+        if leader != 0 && leader != id {
+            return Err(format!("Liveness: {id} hears from nobody, and follows {leader}"));
+        }
+        Ok(())
     }
 
     /// A follower begins to take over the state of the leader, as one whose own is damaged.
