@@ -238,16 +238,16 @@ impl Life {
         let main = self.create_all(&source, chance);
         loop {
             let ending = book.ending().get();
+            // Everybody opens a stream anew once the faults are over.
+            if !began_at_end && !ending.core.is_empty() {
+                return End::Broken;
+            }
             if ending.over {
                 return End::Finished;
             }
             let has_arrived = |w: &Watched| w.seen() >= ending.owed;
             if began_at_end && ending.owed > 0 && self.watched.as_ref().is_some_and(has_arrived) {
                 return End::Finished;
-            }
-            // Everybody opens a stream anew once the faults are over.
-            if !began_at_end && !ending.core.is_empty() {
-                return End::Broken;
             }
             if kind == Kind::Slow {
                 // What is pulled comes at once: without a pause, time would stand still.
