@@ -32,7 +32,8 @@ cargo sim everyday [--seeds N] [FILE]                       what `cargo test` ru
 cargo sim until-failure --seeds N [--first S]               a sweep that ends with its first failure
 cargo sim histories --seeds N [--mode M] DIR                what clients saw, for another judge
 cargo sim ring --seeds N [--first S]                        bare consensus cores, until one fails
-cargo sim mutants [ROW...|missing]                          put known bugs back and catch them
+cargo sim mutants [missing] [ROW...] [--built]              put known bugs back and catch them
+cargo sim mutants build                                     only the copy with them
 cargo sim mutants page                                      the table again, of what was found
 
 modes: safety liveness partial-cut slow-disk lite, and standard (by which speed is measured),
@@ -109,6 +110,8 @@ struct Arguments {
     /// How long `until-failure` may go on, and a block of the mutants.
     minutes: u64,
     plans: Plans,
+    /// The mutants are built already.
+    built: bool,
     files: Vec<String>,
     /// Where the timeline goes.
     page: Option<String>,
@@ -123,6 +126,7 @@ impl Arguments {
             jobs: 0,
             minutes: 20,
             plans: Plans::Any,
+            built: false,
             files: vec![],
             page: None,
         };
@@ -139,6 +143,7 @@ impl Arguments {
                 "--page" => parsed.page = Some(value()?.clone()),
                 "--minutes" => parsed.minutes = number(value()?)?,
                 "--jobs" => parsed.jobs = number(value()?)? as usize,
+                "--built" => parsed.built = true,
                 "--mode" => parsed.plans = plans(value()?)?,
                 flag if flag.starts_with("--") => {
                     return Err(format!("there is no flag {flag}\n\n{USAGE}"));
@@ -242,16 +247,20 @@ fn ring(arguments: &Arguments) {
     println!("{found}");
 }
 
-/// Puts the known bugs back that the arguments name, those not judged yet, or all.
+/// Puts the known bugs back that the arguments name, those of them not judged yet, or all.
 fn bench(arguments: &Arguments) -> Result<(), String> {
     let root = Path::new(".");
-    let rows = match arguments.files.as_slice() {
-        [] => Rows::All,
-        [word] if word == "missing" => Rows::Missing,
+    let (missing, named) = match arguments.files.as_slice() {
         [word] if word == "page" => return mutants::bench::write_page(root),
-        rows => Rows::Named(rows),
+        [word] if word == "build" => return mutants::bench::prepare(root),
+        [word, named @ ..] if word == "missing" => (true, named),
+        named => (false, named),
     };
-    mutants::bench::bench(root, rows, arguments.jobs, arguments.minutes)
+    if !arguments.built {
+        mutants::bench::prepare(root)?;
+    }
+    let rows = Rows { missing, named };
+    mutants::bench::hunt_all(root, &rows, arguments.jobs, arguments.minutes)
 }
 
 /// The sweep of every day, the hashes and the incidents in the tree, and two seeds twice.

@@ -17,7 +17,7 @@ struct Class {
     per_ten_seconds: u64,
 }
 
-const NETWORK: [Class; 9] = [
+const NETWORK: [Class; 10] = [
     Class { name: "isolate", draw: isolate, per_ten_seconds: 3 },
     Class { name: "cut-links", draw: cut_links, per_ten_seconds: 3 },
     Class { name: "flap", draw: flap, per_ten_seconds: 1 },
@@ -27,6 +27,7 @@ const NETWORK: [Class; 9] = [
     Class { name: "reset-connections", draw: reset_connections, per_ten_seconds: 2 },
     Class { name: "strand", draw: strand, per_ten_seconds: 3 },
     Class { name: "lag", draw: lag, per_ten_seconds: 4 },
+    Class { name: "late-answers", draw: late_answers, per_ten_seconds: 2 },
 ];
 
 const CRASHES: [Class; 5] = [
@@ -102,6 +103,7 @@ pub fn draw(plan: &Plan) -> Vec<Action> {
                 "isolate"
                     | "strand"
                     | "lag"
+                    | "late-answers"
                     | "cut-links"
                     | "transfer-leader"
                     | "bit-rot"
@@ -252,6 +254,17 @@ fn strand(s: &mut Stream, plan: &Plan) -> Fault {
     let election_ms = plan.options.election_ms;
     let per_mille = *s.pick(&[250, 500, 800, 1000]);
     Fault::Strand { target, per_mille, for_ms: s.between(election_ms * 2, election_ms * 6) }
+}
+
+fn late_answers(s: &mut Stream, plan: &Plan) -> Fault {
+    let (heartbeat_ms, election_ms) = (plan.options.heartbeat_ms, plan.options.election_ms);
+    Fault::LateAnswers {
+        target: Target::Leader,
+        per_mille: *s.pick(&[250, 250, 500, 1000]),
+        deaf_ms: s.between(heartbeat_ms, heartbeat_ms * 3),
+        late_ms: s.below(election_ms),
+        for_ms: s.between(election_ms * 3, election_ms * 6),
+    }
 }
 
 /// One link between the leader and somebody, mostly for less than it takes to be missed, and often

@@ -103,6 +103,18 @@ pub enum Fault {
         per_mille: u64,
         for_ms: u64,
     },
+    /// The target, with a slow clock, first hears nobody and then reaches nobody either; what was
+    /// answered before it lost its followers arrives when another leader has gone on.
+    LateAnswers {
+        target: Target,
+        per_mille: u64,
+        /// For how long its words still arrive while it hears nobody.
+        deaf_ms: u64,
+        /// From the next leader's first write until the answers are let through.
+        late_ms: u64,
+        /// The most that all of it may take.
+        for_ms: u64,
+    },
 
     // --- processes ---
     Kill {
@@ -330,6 +342,7 @@ impl Fault {
             Fault::ResetConnections { .. } => "reset-connections",
             Fault::Lag { .. } => "lag",
             Fault::Strand { .. } => "strand",
+            Fault::LateAnswers { .. } => "late-answers",
             Fault::Kill { .. } => "kill",
             Fault::PowerCut { .. } => "power-cut",
             Fault::PowerCutAll { .. } => "power-cut-all",
@@ -392,7 +405,7 @@ mod tests {
                 *classes.entry(action.fault.class()).or_default() += 1;
             }
         }
-        assert_eq!(classes.len(), 31, "every class is drawn: {classes:?}");
+        assert_eq!(classes.len(), 32, "every class is drawn: {classes:?}");
     }
 
     #[test]

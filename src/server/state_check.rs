@@ -3,9 +3,10 @@
 //! Every member judges itself. About once a second it asks the others for the hash of their state
 //! after an entry that it has applied itself a while ago. Only a state that differs from an
 //! agreeing majority of the voters is damaged: then this member is quarantined, hands leadership
-//! over if it has it, and is rebuilt from one that agrees. If no majority can agree, nobody knows
-//! whose state is right: nothing is rebuilt, and the alarm CORRUPT is raised for the cluster, as in
-//! etcd (`etcdserver/corrupt.go`).
+//! over if it has it, and is rebuilt from one that agrees. A leader that has found damage by itself
+//! hands over at once, because it sends no checkpoints to those whose answers it waits for. If no
+//! majority can agree, nobody knows whose state is right: nothing is rebuilt, and the alarm CORRUPT
+//! is raised for the cluster, as in etcd (`etcdserver/corrupt.go`).
 
 use super::event::Event;
 use super::handle::Handle;
@@ -31,6 +32,8 @@ use tonic::transport::Channel;
 const INTERVAL: Duration = Duration::from_secs(1);
 /// Rounds in which who has not answered is asked for the same index.
 const ROUNDS_MAX: u32 = 3;
+/// Leadership goes to whoever is furthest.
+const ANYBODY: NodeId = 0;
 /// Records that are looked at under one hold of the state.
 const STEP_RECORDS: usize = 512;
 
@@ -195,6 +198,13 @@ impl StateChecker {
                 tracing::error!(index, "no majority of the voters agrees on a state");
                 raise_alarm(&self.shared).await;
             }
+            Verdict::Open if self.shared.standing() == Standing::Quarantined => {
+                // Those who have not answered may lag, and wait for a checkpoint of their leader,
+                // which one that is damaged does not send.
+                if self.shared.view().is_leader {
+                    self.hand_over(ANYBODY).await;
+                }
+            }
             Verdict::Open => {}
         }
     }
@@ -202,14 +212,17 @@ impl StateChecker {
     /// Leads no longer, or else is rebuilt: from a member that has the right state.
     async fn heal(&self, from: NodeId) {
         if self.shared.view().is_leader {
-            let (done, _unheard) = oneshot::channel();
-            // Without the consensus task the server is stopping.
-            let event = Event::TransferLeader { target: from, done };
-            let _stopping = self.shared.inbox.send(event).await;
+            self.hand_over(from).await;
         } else {
             // One wish may wait; the next verdict repeats it.
             let _waits = self.rebuilds.try_send(Rebuild { from });
         }
+    }
+
+    async fn hand_over(&self, target: NodeId) {
+        let (done, _unheard) = oneshot::channel();
+        // Without the consensus task the server is stopping.
+        let _stopping = self.shared.inbox.send(Event::TransferLeader { target, done }).await;
     }
 }
 

@@ -14,6 +14,8 @@ pub struct Backup {
     pub member: usize,
     /// When it had been read whole.
     pub at: Nanos,
+    /// The revision that its member had come to when the backup began.
+    pub begun: i64,
     pub revision: i64,
     /// -1 before the first compaction.
     pub compacted: i64,
@@ -29,6 +31,9 @@ pub fn check(model: &Model, backup: &Backup) -> Result<(), Violation> {
     };
     if backup.revision > model.revision() {
         return broken(format!("the newest revision is {}", model.revision()));
+    }
+    if backup.revision > backup.begun {
+        return broken(format!("it was {} when the backup began", backup.begun));
     }
     if let Some(unknown) = backup.keys.keys().find(|key| model.versions(key).is_empty()) {
         return broken(format!("nobody ever wrote {unknown}"));
@@ -76,7 +81,7 @@ mod tests {
         let versions = |key: &str| kept(model.versions(key), revision, compacted);
         let keys = ["a", "b"].map(|key| (key.to_string(), versions(key)));
         let keys = keys.into_iter().filter(|(_, versions)| !versions.is_empty()).collect();
-        Backup { member: 0, at: 0, revision, compacted, keys }
+        Backup { member: 0, at: 0, begun: revision, revision, compacted, keys }
     }
 
     #[test]
@@ -105,6 +110,8 @@ mod tests {
         }
         let later = Backup { revision: 6, ..backup(&model, 5, -1) };
         assert!(check(&model, &later).is_err());
+        let since = Backup { begun: 4, ..backup(&model, 5, -1) };
+        assert!(check(&model, &since).is_err());
         let mut strange = backup(&model, 5, -1);
         strange.keys.insert("c".to_string(), vec![(3, None)]);
         assert!(check(&model, &strange).is_err());

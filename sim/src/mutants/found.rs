@@ -81,17 +81,25 @@ impl Finding {
     }
 
     pub fn is_caught(&self) -> bool {
-        self.median().is_some() || self.cores.is_caught()
+        self.blocks.iter().any(Verdict::is_caught) || self.cores.is_caught()
     }
 
-    /// Whether a checker catches it in most blocks.
     pub fn is_caught_by_server(&self) -> bool {
-        let caught = self.blocks.iter().filter(|block| block.is_by_checker()).count();
-        caught * 2 > self.blocks.len()
+        self.blocks.iter().any(Verdict::is_by_checker)
     }
 
     pub fn is_caught_by_checker(&self) -> bool {
         self.is_caught_by_server() || self.cores.is_by_checker()
+    }
+
+    /// Whether a checker catches it within so many seeds: in most blocks of the whole server, or
+    /// among bare cores.
+    pub fn is_caught_within(&self, limit: u64) -> bool {
+        let in_time = |verdict: &&Verdict| {
+            verdict.is_by_checker() && verdict.seeds().is_some_and(|seeds| seeds <= limit)
+        };
+        let blocks = self.blocks.iter().filter(in_time).count();
+        blocks * 2 > self.blocks.len() || in_time(&&self.cores)
     }
 
     /// Who catches it.
@@ -157,7 +165,9 @@ mod tests {
         let two = finding(&[early.clone(), survived.clone(), late.clone()], survived.clone());
         assert_eq!((two.median(), two.caught_by()), (Some(300), "a checker"));
         let one = finding(&[survived.clone(), survived.clone(), late], survived.clone());
-        assert_eq!((one.median(), one.caught_by()), (None, "nobody"));
+        assert_eq!((one.median(), one.caught_by()), (None, "a checker"));
+        assert!(two.is_caught_within(300) && !two.is_caught_within(299));
+        assert!(!one.is_caught_within(500));
         let cores = finding(&[survived.clone(), survived], early);
         assert_eq!(cores.caught_by(), "a checker of the cores");
     }

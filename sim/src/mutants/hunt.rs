@@ -77,6 +77,22 @@ impl Verdict {
         matches!(self, Verdict::Caught { guarantee, .. } if !silent(guarantee))
     }
 
+    /// What a block says together with the seeds that follow it: the first checker counts, and
+    /// without one the first of the others.
+    pub fn followed_by(self, rest: Verdict) -> Verdict {
+        let before = match &self {
+            Verdict::Survived { seeds } => *seeds,
+            // How many seeds there were is known only of one that survived.
+            Verdict::Caught { .. } => return self,
+        };
+        match rest {
+            Verdict::Caught { seeds, guarantee } => {
+                Verdict::Caught { seeds: before + seeds, guarantee }
+            }
+            Verdict::Survived { seeds } => Verdict::Survived { seeds: before + seeds },
+        }
+    }
+
     pub fn is_hang(&self) -> bool {
         matches!(self, Verdict::Caught { guarantee, .. } if guarantee == HANG)
     }
@@ -141,6 +157,14 @@ mod tests {
         assert!(found.is_caught() && !found.is_by_checker());
         assert_eq!(hunt(10..20, TIME, |_| None), Verdict::Survived { seeds: 10 });
         assert_eq!(hunt(10..20, Duration::ZERO, |_| None), Verdict::Survived { seeds: 1 });
+    }
+
+    #[test]
+    fn a_block_that_goes_on_counts_all_its_seeds() {
+        let survived = |seeds| Verdict::Survived { seeds };
+        assert_eq!(survived(500).followed_by(caught(7, "Watch")), caught(507, "Watch"));
+        assert_eq!(survived(500).followed_by(survived(1500)), survived(2000));
+        assert_eq!(caught(3, ASSERTION).followed_by(survived(9)), caught(3, ASSERTION));
     }
 
     #[test]

@@ -20,7 +20,7 @@ use serde::Deserialize;
 const SWITCH: &str = "{on}";
 
 /// One known bug, as `sim/mutants.toml` describes it.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Mutant {
     /// The row of the list of known bugs.
@@ -36,7 +36,7 @@ pub struct Mutant {
     pub edits: Vec<Edit>,
 }
 
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Edit {
     pub file: String,

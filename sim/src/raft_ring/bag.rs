@@ -65,6 +65,16 @@ impl Bag {
         std::mem::take(&mut self.messages)
     }
 
+    /// Takes out what is under way of some kind, in order.
+    pub fn take(&mut self, of_kind: impl Fn(&Message) -> bool) -> Vec<Message> {
+        self.messages.extract_if(.., |message| of_kind(message)).collect()
+    }
+
+    /// Puts back what was taken out, before all else.
+    pub fn put_back(&mut self, messages: Vec<Message>) {
+        self.messages.splice(..0, messages);
+    }
+
     pub fn cut(&mut self, from: NodeId, to: NodeId) {
         self.cut.insert((from, to));
     }

@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 
 use detcd::raft::core::RaftCore;
-use detcd::raft::message::{Entry, Index, Message, NodeId, Payload, Term};
+use detcd::raft::message::{Entry, EntryKind, Index, Message, NodeId, Payload, Term};
+use detcd::raft::ready::RoleKind;
 
 use crate::raft_ring::disk::Image;
 
@@ -13,6 +14,10 @@ struct Seen {
     term: Term,
     vote: NodeId,
     commit: Index,
+    /// The last committed entry that was seen in its log, whoever knew that it is committed.
+    has: Index,
+    /// Whether it stood for election, or asked whether it may.
+    campaigns: bool,
 }
 
 /// What is true of the whole group, as told by the first to know it.
@@ -59,7 +64,12 @@ impl Checker {
                 ));
             }
         }
-        let seen = Seen { term: hard.term, vote: hard.vote, commit: core.commit_index() };
+        let seen = Seen {
+            term: hard.term,
+            vote: hard.vote,
+            commit: core.commit_index(),
+            ..Seen::default()
+        };
         self.seen.insert(id, seen);
         Ok(())
     }
@@ -71,9 +81,30 @@ impl Checker {
         image: impl Fn(NodeId) -> &'a Image,
     ) -> Result<(), String> {
         self.check_monotonic(core)?;
+        self.check_campaign(core)?;
         self.check_leader(core)?;
         self.check_persisted(core, image(core.id()))?;
-        self.check_commit(core, image)
+        self.check_commit(core, image)?;
+        self.check_kept(core)
+    }
+
+    /// What is committed never leaves a log again, also where nobody has said so yet: a leader that
+    /// lacks it is never elected, and only a leader of a later term makes a log shorter.
+    fn check_kept(&mut self, core: &RaftCore) -> Result<(), String> {
+        let id = core.id();
+        let agrees = |index: Index| {
+            let term = self.committed_at(index).map(|entry| entry.term);
+            term.is_some() && core.term_at(index) == term
+        };
+        let has = self.seen.get(&id).map_or(0, |seen| seen.has);
+        if has >= core.first_index() && !agrees(has) {
+            return Err(format!("LeaderCompleteness: {id} drops {has}, which is committed"));
+        }
+        let last = core.last_index().min(self.committed_to());
+        if last > has && agrees(last) {
+            self.seen.entry(id).or_default().has = last;
+        }
+        Ok(())
     }
 
     fn check_monotonic(&mut self, core: &RaftCore) -> Result<(), String> {
@@ -117,6 +148,28 @@ impl Checker {
             }
         }
         Ok(())
+    }
+
+    /// Nobody begins to campaign with a committed change of membership that it has not applied: it
+    /// would count a quorum of the past.
+    fn check_campaign(&mut self, core: &RaftCore) -> Result<(), String> {
+        let campaigns = matches!(core.role(), RoleKind::PreCandidate | RoleKind::Candidate);
+        let seen = self.seen.entry(core.id()).or_default();
+        if !campaigns || std::mem::replace(&mut seen.campaigns, campaigns) {
+            seen.campaigns = campaigns;
+            return Ok(());
+        }
+        let (applied, commit) = (core.applied_index(), core.commit_index());
+        let waiting = core.entries(applied + 1, commit);
+        match waiting.iter().find(|entry| entry.kind == EntryKind::ConfChange) {
+            Some(change) => Err(format!(
+                "MembershipSafety: {} campaigns with the change at {} committed, and {applied} \
+                 applied",
+                core.id(),
+                change.index
+            )),
+            None => Ok(()),
+        }
     }
 
     /// What the core believes durable is durable.

@@ -1,11 +1,18 @@
 //! Chance from a seed, for the ring alone.
 
+use crate::random::{FNV_OFFSET, fnv1a};
+
 /// SplitMix64, with the draws that the ring needs.
 pub struct Dice(u64);
 
 impl Dice {
     pub fn new(seed: u64) -> Dice {
         Dice(seed ^ 0x5851_f42d_4c95_7f2d)
+    }
+
+    /// Chance of its own for what is labelled so: drawing from it leaves all else as it is.
+    pub fn labelled(seed: u64, label: &str) -> Dice {
+        Dice::new(fnv1a(fnv1a(FNV_OFFSET, &seed.to_le_bytes()), label.as_bytes()))
     }
 
     pub fn next(&mut self) -> u64 {

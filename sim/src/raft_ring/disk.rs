@@ -91,6 +91,11 @@ impl Disk {
         self.waiting.is_empty() && self.synced.is_empty()
     }
 
+    /// Whether something is durable of which the core does not know.
+    pub fn has_news(&self) -> bool {
+        !self.synced.is_empty()
+    }
+
     /// Syncs up to `count` writes, in order.
     pub fn sync(&mut self, count: usize) {
         for _ in 0..count {

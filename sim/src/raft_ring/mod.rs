@@ -11,6 +11,7 @@ mod dice;
 mod disk;
 mod member;
 mod storm;
+mod traps;
 
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -25,6 +26,7 @@ use crate::raft_ring::dice::Dice;
 use crate::raft_ring::disk::Manifest;
 use crate::raft_ring::member::{Member, PendingInstall};
 use crate::raft_ring::storm::Weather;
+use crate::raft_ring::traps::Traps;
 
 /// What happened in one history, to see that the search reaches what it is meant to reach.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -40,6 +42,8 @@ pub struct Stats {
     pub transfers: u64,
     pub reads_served: u64,
     pub reads_refused: u64,
+    /// Traps that were sprung.
+    pub traps: u64,
     pub heal_ticks: u64,
 }
 
@@ -59,6 +63,7 @@ pub fn run(seed: u64, steps: usize) -> Result<Stats, String> {
 struct Ring {
     dice: Dice,
     weather: Weather,
+    traps: Traps,
     bag: Bag,
     members: BTreeMap<NodeId, Member>,
     checker: Checker,
@@ -76,7 +81,8 @@ struct Ring {
 impl Ring {
     fn new(seed: u64) -> Ring {
         let mut dice = Dice::new(seed);
-        let weather = Weather::draw(&mut dice);
+        let mut weather = Weather::draw(&mut dice);
+        let traps = Traps::draw(seed, &mut weather);
         let mut bag = Bag::default();
         bag.drop_per_mille = weather.drop_per_mille;
         bag.duplicate_per_mille = weather.duplicate_per_mille;
@@ -88,6 +94,7 @@ impl Ring {
         let mut ring = Ring {
             dice,
             weather,
+            traps,
             bag,
             members: BTreeMap::new(),
             checker: Checker::default(),
@@ -135,6 +142,7 @@ impl Ring {
         for _ in 0..steps * self.weather.length {
             self.stats.steps += 1;
             self.storm()?;
+            self.tend_traps()?;
         }
         self.heal()?;
         Ok(self.stats)
@@ -246,6 +254,10 @@ impl Ring {
             }
             for entry in ready.committed {
                 let image = &member.disk.image;
+                if member.install.as_ref().is_some_and(|install| install.prepared) {
+                    let index = entry.index;
+                    return Err(format!("StateMachineSafety: {id} gets {index} during an install"));
+                }
                 self.checker.applies(id, member.handed_out, &entry, image)?;
                 member.handed_out = entry.index;
                 member.applying.push_back(entry);
@@ -348,22 +360,31 @@ impl Ring {
 
     /// Calm weather: nothing is lost, and the group must come back by itself.
     fn heal(&mut self) -> Result<(), String> {
-        self.bag.heal();
-        self.stranded = None;
+        self.let_go();
         let ids = self.survivors();
         for id in &ids {
             self.start(*id)?;
         }
         let marker = Bytes::from_static(b"after the storm");
         let mut proposed_in = 0;
-        for tick in 1..=HEAL_TICKS_MAX {
+        let (mut durable, mut moved_at) = (0, 0);
+        for tick in 1..=HEAL_TICKS_MAX * 10 {
             self.stats.heal_ticks = tick;
             self.calm_tick(&ids)?;
+            // Whoever has a long log to catch up with, entry by entry, is not stuck.
+            let before = std::mem::replace(&mut durable, self.durable_entries());
+            if before != durable {
+                moved_at = tick;
+            }
             let leader = self.settled_leader();
             // A bare majority has to be of one mind, which takes some of them longer.
             let patience = if ids.len() < self.members.len() { 20 } else { 10 };
-            if tick > u64::from(ELECTION_TICKS) * patience && leader.is_none() {
+            let stands_still = tick - moved_at > u64::from(ELECTION_TICKS);
+            if tick > u64::from(ELECTION_TICKS) * patience && leader.is_none() && stands_still {
                 return Err(format!("Liveness: no leader after {tick} ticks{}", self.describe()));
+            }
+            if tick > HEAL_TICKS_MAX && stands_still {
+                break;
             }
             let Some(leader) = leader else { continue };
             let core = self.core(leader).expect("a leader runs");
@@ -392,7 +413,8 @@ impl Ring {
             }
         }
         let members = self.describe();
-        Err(format!("Liveness: not all is applied after {HEAL_TICKS_MAX} ticks{members}"))
+        let ticks = self.stats.heal_ticks;
+        Err(format!("Liveness: not all is applied after {ticks} ticks{members}"))
     }
 
     /// When all is calm, leadership goes where it is sent, and at once.
@@ -439,6 +461,12 @@ impl Ring {
             text.push_str(&line);
         }
         text
+    }
+
+    /// What all logs have durable together.
+    fn durable_entries(&self) -> Index {
+        let cores = self.members.values().filter_map(|member| member.core.as_ref());
+        cores.map(|core| core.persisted_index()).sum()
     }
 
     fn bag_is_quiet(&self) -> bool {

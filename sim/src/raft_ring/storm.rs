@@ -228,7 +228,7 @@ impl Ring {
     }
 
     /// Cuts a member off in whole and slows its clock down. What was under way stays under way.
-    fn strand(&mut self, alone: NodeId) {
+    pub(super) fn strand(&mut self, alone: NodeId) {
         self.bag.heal();
         self.stranded = Some(alone);
         let others: Vec<NodeId> = self.members.keys().copied().filter(|id| *id != alone).collect();
@@ -266,6 +266,7 @@ impl Stats {
         self.transfers += other.transfers;
         self.reads_served += other.reads_served;
         self.reads_refused += other.reads_refused;
+        self.traps += other.traps;
         self.heal_ticks += other.heal_ticks;
     }
 
@@ -281,6 +282,7 @@ impl Stats {
             self.transfers,
             self.reads_served,
             self.reads_refused,
+            self.traps,
         ]
         .iter()
         .all(|count| *count > 0)

@@ -37,15 +37,17 @@ pub async fn run(cluster: Cluster, number: u64, until: Instant) {
         if cluster.book().lock().damage[member].taints(begun) {
             continue;
         }
-        if let Ok(Some(file)) = pulled {
-            look_into(&cluster, member, file);
+        if let Ok(Some((begun, file))) = pulled {
+            look_into(&cluster, member, begun, file);
         }
     }
 }
 
-/// Reads a backup to its end; nothing if it ended early.
-async fn pull(server: &Handle, slow_ms: u64, chance: &mut Stream) -> Option<Vec<u8>> {
+/// Reads a backup to its end, and says which revision the member had come to when it began; nothing
+/// if it ended early.
+async fn pull(server: &Handle, slow_ms: u64, chance: &mut Stream) -> Option<(i64, Vec<u8>)> {
     let mut pieces = server.backup().ok()?;
+    let begun = server.shared().state().store.revision();
     // Some readers are slow, so that much goes on between the first piece and the last.
     let slow = chance.chance(500);
     let mut file = Vec::new();
@@ -55,14 +57,14 @@ async fn pull(server: &Handle, slow_ms: u64, chance: &mut Stream) -> Option<Vec<
             tokio::time::sleep(Duration::from_millis(chance.between(0, slow_ms))).await;
         }
     }
-    Some(file)
+    Some((begun, file))
 }
 
-fn look_into(cluster: &Cluster, member: usize, file: Vec<u8>) {
+fn look_into(cluster: &Cluster, member: usize, begun: i64, file: Vec<u8>) {
     let book = cluster.book();
     let at = book.now();
     let bytes = file.len();
-    match decode(member, at, file) {
+    match decode(member, (at, begun), file) {
         Ok(backup) => {
             let (revision, compacted) = (backup.revision, backup.compacted);
             book.line(format_args!(
@@ -78,7 +80,7 @@ fn look_into(cluster: &Cluster, member: usize, file: Vec<u8>) {
     }
 }
 
-fn decode(member: usize, at: u64, bytes: Vec<u8>) -> Result<Backup, String> {
+fn decode(member: usize, (at, begun): (u64, i64), bytes: Vec<u8>) -> Result<Backup, String> {
     let (disk, path) = (MemDisk::new(), Path::new("/backup.db"));
     disk.set_contents(path, bytes);
     let file = BackupFile::open(&disk, path, false)?;
@@ -93,7 +95,7 @@ fn decode(member: usize, at: u64, bytes: Vec<u8>) -> Result<Backup, String> {
             versions.push((record.revision.main, version(record)?));
         }
     }
-    Ok(Backup { member, at, revision, compacted, keys })
+    Ok(Backup { member, at, begun, revision, compacted, keys })
 }
 
 fn version(record: Record) -> Result<Option<crate::model::KeyValue>, String> {

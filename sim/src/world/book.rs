@@ -71,6 +71,8 @@ pub struct Book {
     pub ailing: Vec<Ailing>,
     /// How many faults had onlookers.
     pub onlookers: u64,
+    /// How many of them had those who hold leases.
+    pub lease_onlookers: u64,
     pub first_fault: Option<Nanos>,
     pub acknowledged_revision: i64,
     /// Entries that members may have released from their logs.
@@ -115,6 +117,7 @@ impl SharedBook {
             elected: Vec::new(),
             ailing: Vec::new(),
             onlookers: 0,
+            lease_onlookers: 0,
             first_fault: None,
             acknowledged_revision: 1,
             released: BTreeMap::new(),

@@ -44,6 +44,7 @@ pub async fn carry_out(cluster: Cluster, number: usize, action: Action) {
         | Fault::CutClients { .. }
         | Fault::ResetConnections { .. }
         | Fault::Lag { .. }
+        | Fault::LateAnswers { .. }
         | Fault::Strand { .. } => network(&cluster, &action.fault).await,
         Fault::Kill { .. }
         | Fault::PowerCut { .. }
@@ -139,8 +140,38 @@ async fn network(cluster: &Cluster, fault: &Fault) {
                 book.reach("leader replaced while stranded");
             }
         }
+        Fault::LateAnswers { target, .. } => {
+            late_answers(cluster, cluster.resolve(*target), fault).await;
+        }
         other => unreachable!("{other:?} is no fault of the network"),
     }
+}
+
+async fn late_answers(cluster: &Cluster, member: usize, fault: &Fault) {
+    let Fault::LateAnswers { per_mille, deaf_ms, late_ms, for_ms, .. } = *fault else {
+        unreachable!("{fault:?} is another fault");
+    };
+    let until = cluster.book().now() + for_ms * 1_000_000;
+    let inward = cluster.links_around(member, Direction::In);
+    let outward = cluster.links_around(member, Direction::Out);
+    cluster.clock(member).set_rate(per_mille * (TRUE_RATE / 1000));
+    onlookers::send(cluster, member, for_ms);
+    cluster.cut(&inward);
+    pause(deaf_ms).await;
+    cluster.cut(&outward);
+    let written = cluster.book().lock().acknowledged_revision;
+    let has_gone_on = || {
+        let book = cluster.book().lock();
+        book.leaders[1] != Some(member) && book.acknowledged_revision > written
+    };
+    while !has_gone_on() && cluster.book().now() < until {
+        pause(cluster.plan().options.heartbeat_ms).await;
+    }
+    pause(late_ms).await;
+    cluster.join(&inward);
+    pause(cluster.plan().options.election_ms).await;
+    cluster.join(&outward);
+    usual_rate(cluster, member);
 }
 
 /// Puts the latency of the network back to what the plan drew.
@@ -249,6 +280,9 @@ async fn disk(cluster: &Cluster, fault: &Fault) {
             let left = cluster.plan().duration_ms.saturating_sub(now_ms);
             let for_ms = left.min(*for_ms);
             cluster.disk(member).stall(ms(for_ms));
+            if led {
+                onlookers::send_lessee(cluster, member, for_ms);
+            }
             if cluster.plan().mode == Mode::SlowDisk {
                 slow_disk::attend(cluster, member, for_ms).await;
             } else {

@@ -74,9 +74,11 @@ pub async fn run(cluster: Cluster, watcher: u64) {
     let mut listed = kind != Kind::Informer;
     loop {
         let ending = book.ending().get();
-        let member = match ending.core.is_empty() {
-            true => chance.below(plan.options.members as u64) as usize,
-            false => *chance.pick(&ending.core),
+        // Whoever chose a member before the faults were over is owed nothing by it.
+        let at_end = !ending.core.is_empty();
+        let member = match at_end {
+            false => chance.below(plan.options.members as u64) as usize,
+            true => *chance.pick(&ending.core),
         };
         if !listed && let Some(revision) = list(&cluster, watcher, member, &wish.span).await {
             (start, listed) = (revision + 1, true);
@@ -93,7 +95,7 @@ pub async fn run(cluster: Cluster, watcher: u64) {
                 decoy: None,
                 cancel_sent: false,
             };
-            let end = life.stream(kind, &mut chance).await;
+            let end = life.stream(kind, at_end, &mut chance).await;
             finished = matches!(end, End::Finished) && life.watched.is_some();
             let main = life.watched.take();
             if let Some(mut watched) = main {
@@ -229,24 +231,23 @@ struct Life {
 
 impl Life {
     /// Opens one stream and listens until it ends.
-    async fn stream(&mut self, kind: Kind, chance: &mut Stream) -> End {
+    async fn stream(&mut self, kind: Kind, began_at_end: bool, chance: &mut Stream) -> End {
         let book = self.cluster.book().clone();
         let opened = Source::open(kind, &self.cluster, self.member).await;
         let Some(mut source) = opened else { return End::Broken };
         let main = self.create_all(&source, chance);
-        let began_at_end = !book.ending().get().core.is_empty();
         loop {
             let ending = book.ending().get();
+            // Everybody opens a stream anew once the faults are over.
+            if !began_at_end && !ending.core.is_empty() {
+                return End::Broken;
+            }
             if ending.over {
                 return End::Finished;
             }
             let has_arrived = |w: &Watched| w.seen() >= ending.owed;
             if began_at_end && ending.owed > 0 && self.watched.as_ref().is_some_and(has_arrived) {
                 return End::Finished;
-            }
-            // Everybody opens a stream anew once the faults are over.
-            if !began_at_end && !ending.core.is_empty() {
-                return End::Broken;
             }
             if kind == Kind::Slow {
                 // What is pulled comes at once: without a pause, time would stand still.
