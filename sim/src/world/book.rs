@@ -375,18 +375,11 @@ impl SharedBook {
     }
 
     fn recovered(&self, member: usize, event: &Event) {
-        let Event::Recovered {
-            term,
-            last_index,
-            commit,
-            applied,
-            revision,
-            state_hash,
-            is_lost,
-            ..
-        } = *event
-        else {
+        let Event::Recovered { term, last_index, commit, applied, .. } = *event else {
             unreachable!("{event:?} is no recovery")
+        };
+        let Event::Recovered { revision, state_hash, is_lost, .. } = *event else {
+            unreachable!("it was matched above")
         };
         self.line(format_args!(
             "m{member} recovered term {term}, log to {last_index}, commit {commit}, \
