@@ -38,8 +38,9 @@ pub async fn run(
             () = shared.checkpoint.notified() => {}
         }
         loop {
-            // A state that is known to be damaged is not written down, for whatever reason.
-            let is_sound = shared.standing() != Standing::Quarantined;
+            // A state that is known to be damaged is not written down, for whatever reason, and one
+            // before the first entry is none: to those who fetch, index 0 is no checkpoint.
+            let is_sound = shared.standing() != Standing::Quarantined && shared.view().applied > 0;
             let done = if is_sound && shared.runs.damage.wants_checkpoint() {
                 owner.repair().await
             } else if shared.is_checkpoint_due() {
