@@ -507,6 +507,11 @@ impl SharedBook {
                 self.fact(member, Fact::Installed { index, term });
                 self.fact(member, Fact::Loaded { index, revision, state_hash });
             }
+            Event::Transfer(step) => {
+                self.line(format_args!("m{member} state of another member: {step:?}"));
+                let book = &mut *self.lock();
+                transfer::note(*step, &mut book.members[member].receives, &mut book.marks);
+            }
             other => unreachable!("{other:?} is not about checkpoints"),
         }
     }
@@ -604,15 +609,11 @@ impl SharedBook {
             Event::LeaseGranted { .. } | Event::LeaseEnded { .. } => {
                 self.record_lease(at, member, event);
             }
-            Event::Transfer(step) => {
-                self.line(format_args!("m{member} state of another member: {step:?}"));
-                let book = &mut *self.lock();
-                transfer::note(*step, &mut book.members[member].receives, &mut book.marks);
-            }
             Event::Standing { standing, index } => self.standing(member, *standing, *index),
-            Event::Checkpointed { .. } | Event::Rewritten { .. } | Event::Installed { .. } => {
-                self.runs_changed(member, event);
-            }
+            Event::Checkpointed { .. }
+            | Event::Rewritten { .. }
+            | Event::Transfer(_)
+            | Event::Installed { .. } => self.runs_changed(member, event),
             Event::FellBack
             | Event::Damaged { .. }
             | Event::ScrubFound
