@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 
 /// All marks, each with what it means.
-pub const ALL: [(&str, &str); 68] = [
+pub const ALL: [(&str, &str); 72] = [
     ("leader changed", "a second term had a leader"),
     ("two leaders at once", "a leader of an old term had not heard of the leader of a later one"),
     ("quorum lost", "a majority of the members was down at once"),
@@ -63,6 +63,12 @@ pub const ALL: [(&str, &str); 68] = [
     ("runs merged", "small runs were written as one"),
     ("recovered from a checkpoint", "a member came up with the state of a checkpoint"),
     ("snapshot installed", "a member took over the state of another"),
+    (
+        "install resumed after a break",
+        "a state that was on its way went on where it had broken off",
+    ),
+    ("crash during an install", "a member ended while another's state was on its way to it"),
+    ("second snapshot during an install", "a leader offered its state while one was on its way"),
     ("corruption found", "a member found that its state is damaged"),
     ("corruption healed", "a member that was quarantined was trusted again"),
     ("corruption of a leader", "a member found that its state is damaged while it led"),
@@ -70,6 +76,7 @@ pub const ALL: [(&str, &str); 68] = [
     ("log released", "a disk no longer held the first segment of the log"),
     ("cold value read", "a member read a value from a run"),
     ("fell back", "a member started from an older checkpoint, for the newest was damaged"),
+    ("came up without a state", "a member started without a checkpoint that could be loaded"),
     ("run damaged", "a member met a part of a run that does not verify"),
     ("scrub found damage", "the scrub met a run or a manifest that does not verify"),
     ("value repaired", "a member got a value of a damaged run back from another"),

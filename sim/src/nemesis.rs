@@ -72,9 +72,10 @@ const NEWCOMERS_MAX: usize = 4;
 
 const CORRUPTION: [Class; 1] = [Class { name: "corrupt", draw: corrupt, per_ten_seconds: 1 }];
 
-const ROT: [Class; 2] = [
+const ROT: [Class; 3] = [
     Class { name: "bit-rot", draw: bit_rot, per_ten_seconds: 1 },
     Class { name: "run-rot", draw: run_rot, per_ten_seconds: 2 },
+    Class { name: "checkpoint-rot", draw: checkpoint_rot, per_ten_seconds: 1 },
 ];
 
 /// Draws the actions of a plan whose options stand already.
@@ -108,6 +109,7 @@ pub fn draw(plan: &Plan) -> Vec<Action> {
                     | "transfer-leader"
                     | "bit-rot"
                     | "run-rot"
+                    | "checkpoint-rot"
             )
         {
             continue;
@@ -157,7 +159,7 @@ fn seat_newcomers(plan: &Plan, actions: &mut Vec<Action>) {
 fn draw_class(plan: &Plan, class: &Class, actions: &mut Vec<Action>) {
     let mut s = Stream::new(plan.seed, &format!("nemesis/{}", class.name));
     let on = match class.name {
-        "bit-rot" | "run-rot" | "corrupt" => 150,
+        "bit-rot" | "run-rot" | "checkpoint-rot" | "corrupt" => 150,
         _ => 500,
     };
     if !s.chance(on) {
@@ -344,6 +346,10 @@ fn bit_rot(s: &mut Stream, plan: &Plan) -> Fault {
 
 fn run_rot(s: &mut Stream, plan: &Plan) -> Fault {
     Fault::RunRot { target: of_the_minority(s, plan) }
+}
+
+fn checkpoint_rot(s: &mut Stream, plan: &Plan) -> Fault {
+    Fault::CheckpointRot { target: of_the_minority(s, plan), down_ms: span(s, plan) }
 }
 
 /// Always one of the same minority: damage to a third member of five could take the last intact

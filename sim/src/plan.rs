@@ -193,6 +193,11 @@ pub enum Fault {
     RunRot {
         target: Target,
     },
+    /// A bit rots in every manifest of the target while it is down, or in every run.
+    CheckpointRot {
+        target: Target,
+        down_ms: u64,
+    },
 
     // --- clocks ---
     ClockRate {
@@ -358,6 +363,7 @@ impl Fault {
             Fault::BitRot { .. } => "bit-rot",
             Fault::Corrupt { .. } => "corrupt",
             Fault::RunRot { .. } => "run-rot",
+            Fault::CheckpointRot { .. } => "checkpoint-rot",
             Fault::ClockRate { .. } => "clock-rate",
             Fault::WallJump { .. } => "wall-jump",
             Fault::TransferLeader { .. } => "transfer-leader",

@@ -124,7 +124,8 @@ impl Chunks {
             // Others get their turn between two holds of the state.
             crate::env::yield_now().await;
             let bytes = self.handle.limits().max_request_bytes;
-            match self.handle.next_chunk(&mut self.cursor, self.keys, bytes) {
+            let cursor = &mut self.cursor;
+            match self.handle.next_chunk_when_repaired(cursor, self.keys, bytes).await {
                 Ok(Some(chunk)) => {
                     self.keys = (self.keys * 2).min(CHUNK_KEYS_MAX);
                     if let Some(kvs) = self.waiting.replace(chunk) {

@@ -106,7 +106,9 @@ async fn hash_kv(handle: &Handle, revision: i64) -> Result<HashKvResponse, Error
     let begun = handle.shared().env.clock.now();
     let mut cursor = handle.shared().state().store.open_hash(revision)?;
     loop {
-        let step = handle.shared().state().store.hash_step(&mut cursor, HASH_STEP_RECORDS)?;
+        let step = handle
+            .when_repaired(|state| state.store.hash_step(&mut cursor, HASH_STEP_RECORDS))
+            .await?;
         if let Some(result) = step {
             let took = (handle.shared().env.clock.now() - begun).as_secs_f64();
             handle.metrics().mvcc_hash_rev_duration_seconds.observe(took);

@@ -39,6 +39,7 @@ pub struct StateMachine {
     /// Users and roles of the backup that this state began with.
     pub(super) auth: KeptAuth,
     applied: Position,
+    is_lost: bool,
     /// The part of the state hash that members and alarms make; they change rarely.
     cluster_hash: u64,
 }
@@ -57,10 +58,29 @@ impl StateMachine {
         alarms: Alarms,
     ) -> StateMachine {
         let (auth, cluster_hash) = (KeptAuth::default(), 0);
+        let is_lost = false;
         let mut machine =
-            StateMachine { store, lessor, members, alarms, auth, applied, cluster_hash };
+            StateMachine { store, lessor, members, alarms, auth, applied, is_lost, cluster_hash };
         machine.hash_cluster();
         machine
+    }
+
+    /// What stands in for the state after an entry when that state is lost: nothing is ever applied
+    /// to it, and another state takes its place. The members are those that are known of.
+    pub fn lost(applied: Position, members: Members, min_ttl_secs: i64) -> StateMachine {
+        let (store, lessor) = (Store::new(), Lessor::new(min_ttl_secs));
+        let machine = StateMachine::at(applied, store, lessor, members, Alarms::default());
+        StateMachine { is_lost: true, ..machine }
+    }
+
+    /// Gives this state up: it lacks something that no other member has, either.
+    pub fn lose(&mut self) {
+        self.is_lost = true;
+    }
+
+    /// Whether this is no state at all any more, and only stands in for one.
+    pub fn is_lost(&self) -> bool {
+        self.is_lost
     }
 
     pub fn applied(&self) -> Position {
@@ -100,6 +120,7 @@ impl StateMachine {
     /// A result of `Unreadable` says that the entry is not applied: a value that decides what it
     /// does can't be read on this member now.
     pub fn apply(&mut self, entry: &Entry, now: Duration) -> Outcome {
+        assert!(!self.is_lost, "entry {} is applied to a lost state", entry.index);
         assert_eq!(
             entry.index,
             self.applied.index + 1,

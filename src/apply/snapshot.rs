@@ -123,6 +123,11 @@ pub fn recorded_hash(sections: &[(String, Bytes)]) -> Option<u64> {
     (u32::from_le_bytes(*version) == STATE_HASH_VERSION).then(|| u64::from_le_bytes(*hash))
 }
 
+/// The members in these sections; none if they can't be read.
+pub fn recorded_members(sections: &[(String, Bytes)]) -> Option<Members> {
+    Members::decode(section(sections, MEMBERS).ok()?).ok()
+}
+
 fn section<'a>(sections: &'a [(String, Bytes)], name: &str) -> Result<&'a Bytes, BadSection> {
     let found = sections.iter().find(|(known, _)| known == name);
     found.map(|(_, bytes)| bytes).ok_or_else(|| bad(name, "it is missing"))

@@ -25,11 +25,24 @@ pub enum Standing {
     Quarantined,
 }
 
+/// A step on the way of another member's state to this one, before it is installed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Transfer {
+    /// A leader offers its state.
+    Offered,
+    /// A checkpoint is about to be fetched.
+    Begun,
+    /// The stream had broken, and goes on where it did.
+    Resumed,
+    /// It was installed, or not.
+    Ended,
+}
+
 /// One thing that happened on one member.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
     /// The member with this id starts with what its disk held: a log, and the state after entry
-    /// `applied`.
+    /// `applied`. If that state is lost, revision and hash say nothing.
     Recovered {
         member: u64,
         term: u64,
@@ -38,6 +51,7 @@ pub enum Event {
         applied: u64,
         revision: i64,
         state_hash: u64,
+        is_lost: bool,
     },
     /// Its role, its term or the leader it knows changed; `leader` is 0 for none.
     RoleChanged { role: RoleName, term: u64, leader: u64 },
@@ -62,6 +76,8 @@ pub enum Event {
     Checkpointed { index: u64, revision: i64, runs: usize, took: Duration },
     /// So many runs were written as one, of which `kept` bytes were still wanted.
     Rewritten { runs: usize, bytes: u64, kept: u64 },
+    /// The state of another member is on its way.
+    Transfer(Transfer),
     /// The state of another member took the place of this one's.
     Installed { index: u64, term: u64, revision: i64, state_hash: u64 },
     /// What its state is held to be has changed, when it had applied so much.

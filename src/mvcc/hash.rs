@@ -56,7 +56,8 @@ impl Store {
         Ok(HashCursor { revision, compacted: self.compacted, keeps, next: (0, 0), crc })
     }
 
-    /// Continues a hash over at most `max_records`. A compaction since it began ends it.
+    /// Continues a hash over at most `max_records`. A compaction since it began ends it. A value
+    /// that can't be read leaves the cursor as it was, for another attempt.
     pub fn hash_step(
         &self,
         cursor: &mut HashCursor,
@@ -65,20 +66,21 @@ impl Store {
         if cursor.compacted != self.compacted {
             return Err(Error::Compacted);
         }
+        let mut crc = cursor.crc;
         for (seen, record) in self.log.from(cursor.next.0, cursor.next.1).enumerate() {
             if record.main > cursor.revision {
                 break;
             }
             if seen >= max_records {
-                cursor.next = (record.main, record.sub);
+                (cursor.next, cursor.crc) = ((record.main, record.sub), crc);
                 return Ok(None);
             }
             if self.is_hashed(cursor, record) {
-                cursor.crc = self.hash_record(cursor.crc, record)?;
+                crc = self.hash_record(crc, record)?;
             }
         }
         Ok(Some(HashResult {
-            hash: cursor.crc,
+            hash: crc,
             compact_revision: cursor.compacted,
             hash_revision: cursor.revision,
         }))

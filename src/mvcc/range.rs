@@ -18,7 +18,7 @@ use std::ops::Bound;
 /// A range in progress, pinned to a revision.
 ///
 /// `count` and `more` are final once `Store::next_chunk` has answered `None`.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct RangeCursor {
     request: RangeRequest,
     range: KeyRange,
@@ -62,7 +62,7 @@ enum Order {
     By(SortTarget),
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 enum Phase {
     /// Visits keys and returns them.
     Walk,

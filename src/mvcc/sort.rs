@@ -10,7 +10,7 @@ pub(super) enum SortKey {
 }
 
 /// A record that may be part of the answer.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Picked {
     key: SortKey,
     /// The place in key order: equal sort keys leave in the order of their keys.
@@ -26,7 +26,7 @@ impl Picked {
 }
 
 /// Keeps the first `limit` of what it is offered (0: all of it).
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Best {
     limit: usize,
     descending: bool,

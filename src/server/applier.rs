@@ -11,6 +11,7 @@ use crate::error::Error;
 use crate::pb::etcdserverpb::{AlarmMember, AlarmType};
 use crate::pb::raftpb;
 use crate::raft::message::Entry;
+use std::collections::VecDeque;
 use std::sync::Arc;
 use tokio::sync::mpsc;
 
@@ -24,46 +25,95 @@ pub enum ApplyJob {
 }
 
 /// Owns the write side of the state machine; runs until the consensus task is gone.
-pub async fn run(mut jobs: mpsc::UnboundedReceiver<ApplyJob>, shared: Arc<Shared>) {
-    while let Some(job) = jobs.recv().await {
-        let entries = match job {
-            ApplyJob::Entries(entries) => entries,
+pub async fn run(jobs: mpsc::UnboundedReceiver<ApplyJob>, shared: Arc<Shared>) {
+    let mut jobs = Jobs { inbox: jobs, waiting: VecDeque::new() };
+    while let Some(job) = jobs.next().await {
+        let sent = match job {
+            ApplyJob::Entries(entries) => apply_all(&entries, &mut jobs, &shared).await,
             ApplyJob::Install(swap) => {
                 let installed = install(*swap, &shared);
-                if shared.inbox.send(Event::Installed(installed)).await.is_err() {
-                    return;
-                }
-                continue;
+                shared.inbox.send(Event::Installed(installed)).await.is_ok()
             }
         };
-        for chunk in entries.chunks(CHUNK_ENTRIES) {
-            let mut left = chunk;
-            while !left.is_empty() {
-                let round = shared.runs.damage.round();
-                let (done, conf_changes) = apply_chunk(left, &shared);
-                let (applied, behind) = left.split_at(done);
-                left = behind;
-                if let Some(index) = applied.last().map(|entry| entry.index) {
-                    let bytes = applied.iter().map(|entry| entry.data.len() as u64).sum();
-                    shared.applied(index, bytes);
-                    if shared.inbox.send(Event::Applied { index, conf_changes }).await.is_err() {
-                        return;
-                    }
-                }
-                if !left.is_empty() {
-                    wait_for_value(&left[0], round, &shared).await;
-                }
-            }
-            crate::env::yield_now().await;
+        if !sent {
+            return;
         }
     }
 }
 
+/// What is to be done, in order.
+struct Jobs {
+    inbox: mpsc::UnboundedReceiver<ApplyJob>,
+    /// Taken out of the inbox already.
+    waiting: VecDeque<ApplyJob>,
+}
+
+impl Jobs {
+    async fn next(&mut self) -> Option<ApplyJob> {
+        match self.waiting.pop_front() {
+            Some(job) => Some(job),
+            None => self.inbox.recv().await,
+        }
+    }
+
+    /// Completes once another state waits to take the place of the present one: it includes all
+    /// that was handed out before it, so the entries before it are forgotten.
+    async fn install_arrived(&mut self) {
+        loop {
+            let install = |job: &ApplyJob| matches!(job, ApplyJob::Install(_));
+            if let Some(position) = self.waiting.iter().position(install) {
+                self.waiting.drain(..position);
+                return;
+            }
+            match self.inbox.recv().await {
+                Some(job) => self.waiting.push_back(job),
+                // The consensus task is gone, and so will be this one.
+                None => std::future::pending().await,
+            }
+        }
+    }
+}
+
+/// Applies entries; false once nobody wants to know of it any more.
+async fn apply_all(entries: &[Entry], jobs: &mut Jobs, shared: &Shared) -> bool {
+    for chunk in entries.chunks(CHUNK_ENTRIES) {
+        let mut left = chunk;
+        while !left.is_empty() {
+            let round = shared.runs.damage.round();
+            let (done, conf_changes) = apply_chunk(left, shared);
+            let (applied, behind) = left.split_at(done);
+            left = behind;
+            if let Some(index) = applied.last().map(|entry| entry.index) {
+                let bytes = applied.iter().map(|entry| entry.data.len() as u64).sum();
+                shared.applied(index, bytes);
+                if shared.inbox.send(Event::Applied { index, conf_changes }).await.is_err() {
+                    return false;
+                }
+            }
+            if !left.is_empty() && wait_for_value(&left[0], round, jobs, shared).await {
+                return true;
+            }
+        }
+        crate::env::yield_now().await;
+    }
+    true
+}
+
 /// An entry needs a value that can't be read here: it waits until another member gave it back.
-async fn wait_for_value(entry: &Entry, round: u64, shared: &Shared) {
+/// True if another state is to be installed instead, which includes the entry.
+async fn wait_for_value(entry: &Entry, round: u64, jobs: &mut Jobs, shared: &Shared) -> bool {
     tracing::error!(index = entry.index, "apply waits for a value in a damaged run");
+    shared.runs.damage.apply_waits(Some(entry.index));
     let until = shared.env.clock.now() + shared.election_timeout;
-    shared.repaired_since(round, until).await;
+    let replaced = tokio::select! {
+        biased;
+        () = jobs.install_arrived() => true,
+        () = shared.repaired_since(round, until) => false,
+    };
+    if replaced {
+        shared.runs.damage.apply_waits(None);
+    }
+    replaced
 }
 
 /// Swaps the state machine. Watchers go on from the history of the other state.
@@ -122,6 +172,8 @@ fn apply_chunk(chunk: &[Entry], shared: &Shared) -> (usize, Vec<raftpb::ConfChan
     let mut hashes = shared.hashes();
     let alarms = state.alarms.list(AlarmType::None);
     let mut done = 0;
+    // Nothing is applied to a state that was given up.
+    let chunk = if state.is_lost() { &[] } else { chunk };
     for entry in chunk {
         shared.env.recorder.record(&recorder::Event::Committed {
             index: entry.index,
@@ -150,6 +202,9 @@ fn apply_chunk(chunk: &[Entry], shared: &Shared) -> (usize, Vec<raftpb::ConfChan
             conf_changes.push(change);
         }
         deliver(outcome, shared);
+    }
+    if done > 0 {
+        shared.runs.damage.apply_waits(None);
     }
     let alarmed = state.alarms.is_raised_by(shared.member_id, AlarmType::Nospace);
     shared.space.applied(state.store.live_bytes(), alarmed);

@@ -30,6 +30,8 @@ struct Inner {
     /// Of those, the ones that nobody was told of yet.
     unreported: BTreeSet<u64>,
     manifest: bool,
+    /// The entry that can't be applied before a value is back.
+    apply_waits: Option<u64>,
 }
 
 impl Damage {
@@ -45,6 +47,16 @@ impl Damage {
         }
         drop(inner);
         self.found.notify_one();
+    }
+
+    /// Notes which entry can't be applied for want of a value; none once apply goes on.
+    pub fn apply_waits(&self, index: Option<u64>) {
+        self.lock().apply_waits = index;
+    }
+
+    /// The entry that can't be applied for want of a value.
+    pub fn waiting_entry(&self) -> Option<u64> {
+        self.lock().apply_waits
     }
 
     /// Notes that one of the manifests does not verify.

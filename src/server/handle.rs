@@ -169,7 +169,25 @@ impl Handle {
     ///
     /// # Errors
     /// `Compacted` when a compaction has overtaken the revision that the range is read at.
-    pub fn next_chunk(
+    pub async fn next_chunk_when_repaired(
+        &self,
+        cursor: &mut RangeCursor,
+        max_keys: usize,
+        max_bytes: usize,
+    ) -> Result<Option<Vec<mvccpb::KeyValue>>> {
+        self.when_repaired(|state| {
+            self.shared.check_trusted()?;
+            // An attempt that fails has moved the cursor.
+            let mut moved = cursor.clone();
+            let chunk = state.store.next_chunk(&mut moved, max_keys, max_bytes)?;
+            *cursor = moved;
+            Ok(chunk)
+        })
+        .await
+    }
+
+    /// Like `next_chunk_when_repaired`, without the wait.
+    fn next_chunk(
         &self,
         cursor: &mut RangeCursor,
         max_keys: usize,
@@ -177,6 +195,28 @@ impl Handle {
     ) -> Result<Option<Vec<mvccpb::KeyValue>>> {
         self.shared.check_trusted()?;
         self.shared.state().store.next_chunk(cursor, max_keys, max_bytes)
+    }
+
+    /// Reads the state; a value in it that can't be read is waited for, and the reading repeated,
+    /// as long as a request may last.
+    ///
+    /// # Errors
+    /// Those of `read`.
+    pub async fn when_repaired<T>(
+        &self,
+        mut read: impl FnMut(&StateMachine) -> Result<T>,
+    ) -> Result<T> {
+        let until = self.shared.env.clock.now() + self.shared.request_timeout();
+        loop {
+            let round = self.shared.runs.damage.round();
+            let answer = read(&self.shared.state());
+            match answer {
+                Err(Error::Unreadable) if self.shared.env.clock.now() < until => {
+                    self.shared.repaired_since(round, until).await;
+                }
+                answer => return answer,
+            }
+        }
     }
 
     /// Also after a wait: a quarantine may have come meanwhile.

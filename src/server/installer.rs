@@ -11,7 +11,7 @@ use super::runs::restore;
 use super::state_check::Rebuild;
 use crate::apply::machine::{Position, StateMachine};
 use crate::apply::snapshot::recorded_hash;
-use crate::env::recorder::Standing;
+use crate::env::recorder::{self, Standing, Transfer as Step};
 use crate::metrics::hex;
 use crate::mvcc::restore::Restored;
 use crate::mvcc::revision::Revision;
@@ -63,7 +63,15 @@ pub async fn install(owner: &mut Checkpointer, offer: SnapshotOffer) -> Result<(
     if offer.index <= applied {
         return Ok(());
     }
+    let shared = owner.shared.clone();
+    shared.env.recorder.record(&recorder::Event::Transfer(Step::Begun));
     let source = Source { from: offer.from, index: offer.index, index_min: 0 };
+    let done = install_from(owner, source).await;
+    shared.env.recorder.record(&recorder::Event::Transfer(Step::Ended));
+    done
+}
+
+async fn install_from(owner: &mut Checkpointer, source: Source) -> Result<(), StorageError> {
     let Some((manifest, metas)) = receive(owner, source, ATTEMPTS_MAX).await? else {
         return Ok(());
     };
@@ -96,7 +104,9 @@ pub async fn rebuild(owner: &mut Checkpointer, wish: Rebuild) -> Result<(), Stor
     let Ok(Some(index_min)) = held.await else { return Ok(()) };
     tracing::info!(from = hex(wish.from), index_min, "rebuilding the state from another member");
     let source = Source { from: wish.from, index: index_min, index_min };
+    shared.env.recorder.record(&recorder::Event::Transfer(Step::Begun));
     let done = rebuild_from(owner, source).await;
+    shared.env.recorder.record(&recorder::Event::Transfer(Step::Ended));
     if !matches!(done, Ok(true)) {
         let _stopping = shared.inbox.send(Event::AbortInstall).await;
     }
@@ -258,13 +268,23 @@ async fn fetch(
     let client = owner.peers.client(source.from);
     let mut client = client.ok_or_else(|| Broken::Transfer("no address".to_string()))?;
     let begun = transfer.manifest.as_ref().map(|manifest| manifest.applied_index);
+    let broke_at = begun.map_or(0, |_| transfer.received);
     let request = FetchSnapshotRequest {
         header: Some(owner.peers.header(source.from)),
         index: begun.unwrap_or(source.index),
         index_min: source.index_min,
-        offset: begun.map_or(0, |_| transfer.received),
+        offset: broke_at,
     };
-    let mut stream = client.fetch_snapshot(request).await.map_err(interrupted)?.into_inner();
+    // The other one takes a checkpoint first, if it has none that reaches so far.
+    let patience = owner.shared.request_timeout() + owner.shared.election_timeout;
+    let opened = tokio::select! {
+        biased;
+        opened = client.fetch_snapshot(request) => opened.map_err(interrupted)?,
+        () = owner.shared.env.clock.sleep(patience) => {
+            return Err(Broken::Transfer("the sender does not answer".to_string()));
+        }
+    };
+    let mut stream = opened.into_inner();
     loop {
         let patience = owner.shared.env.clock.sleep(4 * owner.shared.election_timeout);
         let piece = tokio::select! {
@@ -280,6 +300,8 @@ async fn fetch(
         }
         if offset == 0 && transfer.received > 0 {
             *transfer = Transfer::default();
+        } else if offset > 0 && offset == broke_at {
+            owner.shared.env.recorder.record(&recorder::Event::Transfer(Step::Resumed));
         }
         if offset != transfer.received {
             let have = transfer.received;

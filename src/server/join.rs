@@ -7,7 +7,7 @@ use super::ServerConfig;
 use super::peers::connect;
 use super::start_error::StartError;
 use crate::env::Env;
-use crate::membership::member_id;
+use crate::membership::{Members, member_id};
 use crate::pb::raftpb::{InfoRequest, InfoResponse, Member};
 use crate::storage::wal::WalMetadata;
 use std::collections::BTreeSet;
@@ -68,6 +68,25 @@ pub async fn join(config: &ServerConfig, env: &Env) -> Result<Joined, StartError
     }
     let metadata = WalMetadata { cluster_id: info.cluster_id, member_id: me.id };
     Ok(Joined { metadata, members: info.members })
+}
+
+/// Asks everybody else in the initial cluster who the members of this member's cluster are; nothing
+/// when nobody of that cluster answers.
+///
+/// # Errors
+/// When this member was removed.
+pub async fn ask_about_members(
+    config: &ServerConfig,
+    env: &Env,
+    me: WalMetadata,
+) -> Result<Option<Members>, StartError> {
+    let answers = ask_others(config, env).await.into_iter();
+    let ours = answers.filter(|info| info.cluster_id == me.cluster_id);
+    let Some(info) = ours.max_by_key(|info| info.applied) else { return Ok(None) };
+    if info.removed.contains(&me.member_id) {
+        return Err(removed(me.member_id));
+    }
+    Ok(Some(Members::of(info.members)))
 }
 
 /// Whether the initial cluster names exactly the members that there are.

@@ -52,6 +52,7 @@ pub mod lease_driver;
 pub mod leave;
 pub mod load;
 pub mod log_writer;
+pub mod lost_state;
 pub mod maintenance;
 pub mod node;
 pub mod peer_service;
@@ -257,6 +258,7 @@ impl Server {
             applied: core.applied,
             revision: state.store.revision(),
             state_hash: state.state_hash(),
+            is_lost: state.is_lost(),
         });
         let standing = match (recovery.is_damaged, config.initial_corrupt_check) {
             (true, _) => Standing::Quarantined,

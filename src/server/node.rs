@@ -13,7 +13,7 @@ use super::shared::Shared;
 use super::ticker::TICKS_PER_HEARTBEAT;
 use crate::apply::request;
 use crate::env::clock::Mono;
-use crate::env::recorder::{self, RoleName};
+use crate::env::recorder::{self, RoleName, Transfer};
 use crate::error::{Error, Result};
 use crate::pb::raftpb;
 use crate::raft::core::{ProposeRefused, RaftCore};
@@ -77,6 +77,7 @@ impl Node {
 
     /// Runs until the server stops.
     pub async fn run(mut self, mut inbox: mpsc::Receiver<Event>) {
+        self.hold_while_lost();
         self.hand_out();
         while let Some(first) = inbox.recv().await {
             let mut next = Some(first);
@@ -121,6 +122,7 @@ impl Node {
             Event::Checkpointed { index } => self.checkpointed(index),
             Event::PrepareInstall { index, reply } => {
                 let _gone = reply.send(self.core.prepare_install(index));
+                self.hold_while_lost();
             }
             Event::HoldApply { reply } => {
                 let reached = (!self.core.is_leader()).then(|| self.core.hold_apply());
@@ -128,7 +130,10 @@ impl Node {
                     self.core.abort_install();
                 }
             }
-            Event::AbortInstall => self.core.abort_install(),
+            Event::AbortInstall => {
+                self.core.abort_install();
+                self.hold_while_lost();
+            }
             Event::Install(swap) => {
                 let _failed = self.outlets.apply.send(ApplyJob::Install(swap));
             }
@@ -136,6 +141,13 @@ impl Node {
             Event::SnapshotSent { peer, ok } => self.core.report_snapshot(peer, ok),
             Event::TransferLeader { target, done } => self.transfer(target, done),
             Event::Stop => unreachable!("the loop ends at Stop"),
+        }
+    }
+
+    /// Nothing can be applied to a state that is lost: that begins with an install.
+    fn hold_while_lost(&mut self) {
+        if self.shared.state().is_lost() {
+            self.core.hold_apply();
         }
     }
 
@@ -358,6 +370,7 @@ impl Node {
             let _failed = self.outlets.apply.send(ApplyJob::Entries(ready.committed));
         }
         if let Some(offer) = ready.snapshot {
+            self.shared.env.recorder.record(&recorder::Event::Transfer(Transfer::Offered));
             let _repeated = self.outlets.offers.try_send(offer);
         }
         for ReadState { ctx, index } in ready.read_states {

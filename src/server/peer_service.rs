@@ -7,6 +7,7 @@ use super::shared::Shared;
 use super::snapshots::{Outgoing, await_checkpoint};
 use super::wire;
 use crate::apply::request::core_change;
+use crate::env::recorder::Standing;
 use crate::metrics::hex;
 use crate::mvcc::store::STATE_HASH_VERSION;
 use crate::pb::raftpb as pb;
@@ -139,6 +140,9 @@ impl Peer for PeerService {
         _request: Request<pb::InfoRequest>,
     ) -> Result<Response<pb::InfoResponse>, Status> {
         let state = self.shared.state();
+        if state.is_lost() {
+            return Err(Status::unavailable("this member has no state yet"));
+        }
         Ok(Response::new(pb::InfoResponse {
             cluster_id: self.shared.cluster_id,
             member_id: self.shared.member_id,
@@ -182,6 +186,9 @@ impl Peer for PeerService {
     ) -> Result<Response<pb::FetchValuesResponse>, Status> {
         let request = request.into_inner();
         self.check(request.header)?;
+        if self.shared.standing() == Standing::Quarantined {
+            return Err(Status::unavailable("the state of this member is damaged"));
+        }
         let values = super::repair::values(&self.shared, &request.revisions);
         Ok(Response::new(pb::FetchValuesResponse { values }))
     }

@@ -2,6 +2,7 @@
 
 use super::ServerConfig;
 use super::join::{check_founding, founder_id, join, removed};
+use super::lost_state::{self, LostState};
 use super::runs::{RunTable, restore};
 use super::start_error::StartError;
 use crate::alarm::Alarms;
@@ -31,8 +32,9 @@ pub struct Recovery {
     pub cluster_id: u64,
     pub member_id: u64,
     pub state: StateMachine,
-    /// The state is not the one that the checkpoint was taken of.
+    /// The state is not the one that the checkpoint was taken of, or there is none.
     pub is_damaged: bool,
+    /// Without a state it has no configuration either: this member does not stand for election.
     pub core: Recovered,
     /// The runs of the checkpoint that the state was loaded from.
     pub runs: Arc<RunTable>,
@@ -63,14 +65,25 @@ pub async fn recover(config: &ServerConfig, env: &Env) -> Result<Recovery, Start
         };
         Wal::create_with(env.disk.clone(), &wal_dir, metadata, options, &batches).await?;
     }
-    let found = newest_state(&data_dir, options, config, env).await?;
+    let found = match newest_state(&data_dir, options, config, env).await {
+        // Alone it may be forced only with the state that it had.
+        Err(StartError::Storage(damage @ StorageError::Damaged { .. }))
+            if !config.force_new_cluster =>
+        {
+            Found::without_state(lost_state::open(&data_dir, options, config, env, damage).await?)
+        }
+        found => found?,
+    };
     let Found { manifest, runs, state, mut wal, mut log } = found;
     let WalMetadata { cluster_id, member_id } = log.metadata;
-    let next = next_numbers(&*env.disk, &data_dir.run_dir(), member_id, manifest.as_ref())?;
+    let mut next = next_numbers(&*env.disk, &data_dir.run_dir(), member_id, manifest.as_ref())?;
+    if state.is_lost() {
+        next.run += lost_state::RUN_IDS_LEFT_OUT;
+    }
     if state.members.is_removed(member_id) {
         return Err(removed(member_id));
     }
-    let is_damaged = is_damaged(&state, manifest.as_ref(), &data_dir)?;
+    let is_damaged = state.is_lost() || is_damaged(&state, manifest.as_ref(), &data_dir)?;
     let applied = state.applied();
     if config.force_new_cluster {
         let batch = go_on_alone(&state, &log, member_id);
@@ -108,6 +121,15 @@ struct Found {
     state: StateMachine,
     wal: Wal,
     log: WalState,
+}
+
+impl Found {
+    fn without_state(lost: LostState) -> Found {
+        let LostState { mut state, wal, log } = lost;
+        let runs = Arc::new(RunTable::new(Vec::new()));
+        state.store.set_cold(runs.clone());
+        Found { manifest: None, runs, state, wal, log }
+    }
 }
 
 /// Loads the newest checkpoint. If one of its runs is damaged, the one before it may do, as long as

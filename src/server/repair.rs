@@ -8,12 +8,16 @@
 //! nobody on this member; then the owner of the directory writes a run that takes the place of the
 //! damaged one and of all older ones. (As the oldest run it need not hold the tombstones that
 //! memory has forgotten, which a damaged block would have lost.)
+//!
+//! If every other member has compacted a value away that apply waits for, nobody can give it back:
+//! then this member gives its whole state up and takes another's, as in `lost_state`.
 
 use super::checkpointer::{Checkpointer, SweepPin};
+use super::lost_state::alone;
 use super::peers::Peers;
 use super::runs::{to_place, to_stored};
-use super::shared::Shared;
-use crate::env::recorder;
+use super::shared::{Shared, StopReason};
+use crate::env::recorder::{self, Standing};
 use crate::env::yield_now;
 use crate::mvcc::record::{Record, Value};
 use crate::mvcc::revision::Revision;
@@ -40,6 +44,8 @@ const NOTHING_COMPACTED: i64 = -1;
 pub async fn run(shared: Arc<Shared>, peers: Arc<Peers>) {
     let damage = &shared.runs.damage;
     let mut pause = shared.election_timeout;
+    // The entry that waited when a value was last found to be gone everywhere.
+    let mut gone_at = None;
     loop {
         let damaged = damage.wait().await;
         for run in damage.take_unreported() {
@@ -47,8 +53,11 @@ pub async fn run(shared: Arc<Shared>, peers: Arc<Peers>) {
             shared.env.recorder.record(&recorder::Event::Damaged { run });
         }
         let mut left = 0;
+        let mut gone = None;
         for run in damaged {
-            left += heal(&shared, &peers, run).await;
+            let missing = heal(&shared, &peers, run).await;
+            left += missing.values;
+            gone = gone.or(missing.gone);
         }
         damage.end_round();
         shared.catch_up.notify_one();
@@ -58,24 +67,59 @@ pub async fn run(shared: Arc<Shared>, peers: Arc<Peers>) {
             continue;
         }
         tracing::error!(values = left, "no member has given these values back yet");
+        // Apply had all the pause before to go on with what the last round has brought.
+        let waiting = damage.waiting_entry().filter(|_| gone.is_some());
+        if let Some(error) = gone.filter(|_| waiting.is_some() && waiting == gone_at) {
+            give_up(&shared, error);
+        }
+        gone_at = waiting;
         shared.env.clock.sleep(pause).await;
         pause = (2 * pause).min(PAUSE_MAX_ELECTIONS * shared.election_timeout);
     }
 }
 
-/// Brings the values of one run back; says how many are still missing.
-async fn heal(shared: &Arc<Shared>, peers: &Arc<Peers>, id: u64) -> usize {
+/// A value that apply waits for is nowhere: this state is of no use any more.
+fn give_up(shared: &Shared, damage: StorageError) {
+    let me = shared.member_id;
+    if !shared.state().members.iter().any(|member| member.id != me) {
+        shared.stop(StopReason::Disk(alone(damage).to_string()));
+        return;
+    }
+    let index = shared.view().applied;
+    let what = "a value is gone everywhere: the state will come from another member";
+    tracing::error!(index, %damage, "{what}");
+    shared.state_mut().lose();
+    shared.set_standing(Standing::Quarantined);
+}
+
+/// What could not be brought back.
+struct Missing {
+    values: usize,
+    /// Why one of them can't be read here that every other member has compacted away.
+    gone: Option<StorageError>,
+}
+
+/// A value that a run should give and can't.
+struct Wanted {
+    revision: Revision,
+    /// How many members have compacted it away.
+    gone: usize,
+}
+
+/// Brings the values of one run back; says what is still missing.
+async fn heal(shared: &Arc<Shared>, peers: &Arc<Peers>, id: u64) -> Missing {
     let Some(run) = shared.runs.get(id) else {
         shared.runs.damage.forget(id);
-        return 0;
+        return Missing { values: 0, gone: None };
     };
-    let mut wanted = unreadable(shared, &run).await;
+    let (mut wanted, error) = unreadable(shared, &run).await;
     let missing = wanted.len();
     let me = shared.member_id;
-    let others: Vec<NodeId> = shared.state().members.iter().map(|member| member.id).collect();
-    for other in others.into_iter().filter(|id| *id != me) {
+    let mut others: Vec<NodeId> = shared.state().members.iter().map(|member| member.id).collect();
+    others.retain(|id| *id != me);
+    for other in &others {
         if !wanted.is_empty() {
-            wanted = fetch(shared, peers, other, wanted).await;
+            wanted = fetch(shared, peers, *other, wanted).await;
         }
     }
     let values = missing - wanted.len();
@@ -87,26 +131,29 @@ async fn heal(shared: &Arc<Shared>, peers: &Arc<Peers>, id: u64) -> usize {
     if wanted.is_empty() {
         shared.runs.damage.healed(id);
     }
-    wanted.len()
+    let is_gone = wanted.iter().any(|value| value.gone == others.len());
+    Missing { values: wanted.len(), gone: error.filter(|_| is_gone) }
 }
 
-/// The revisions whose values a run should give and can't.
-async fn unreadable(shared: &Arc<Shared>, run: &Run) -> Vec<Revision> {
+/// The values that a run should give and can't, and why.
+async fn unreadable(shared: &Arc<Shared>, run: &Run) -> (Vec<Wanted>, Option<StorageError>) {
     let RunMeta { id, first, last, .. } = *run.meta();
     let mut from = Revision::new(first.main, first.sub);
     let mut wanted = Vec::new();
+    let mut why = None;
     let mut block = None;
     loop {
         let chunk =
             shared.state().store.records_at(from, last.main, NOTHING_COMPACTED, CHUNK_RECORDS);
-        let Some(end) = chunk.last() else { return wanted };
+        let Some(end) = chunk.last() else { return (wanted, why) };
         from = Revision::new(end.revision.main, end.revision.sub + 1);
         for record in &chunk {
             if let Value::Cold(location) = record.value
                 && location.run == id
-                && run.value_near(to_place(location), &mut block).is_err()
+                && let Err(error) = run.value_near(to_place(location), &mut block)
             {
-                wanted.push(record.revision);
+                wanted.push(Wanted { revision: record.revision, gone: 0 });
+                why.get_or_insert(error);
             }
         }
         yield_now().await;
@@ -118,14 +165,16 @@ async fn fetch(
     shared: &Arc<Shared>,
     peers: &Arc<Peers>,
     from: NodeId,
-    wanted: Vec<Revision>,
-) -> Vec<Revision> {
+    mut wanted: Vec<Wanted>,
+) -> Vec<Wanted> {
     let Some(mut client) = peers.client(from) else { return wanted };
     let mut missing = Vec::new();
-    let mut left = &wanted[..];
-    while !left.is_empty() {
-        let asked = &left[..left.len().min(ASKED_MAX)];
-        let revision = |at: &Revision| RecordRevision { main: at.main, sub: at.sub };
+    while !wanted.is_empty() {
+        let asked = &wanted[..wanted.len().min(ASKED_MAX)];
+        let revision = |Wanted { revision, .. }: &Wanted| RecordRevision {
+            main: revision.main,
+            sub: revision.sub,
+        };
         let revisions = asked.iter().map(revision).collect();
         let request = FetchValuesRequest { header: Some(peers.header(from)), revisions };
         let answer = tokio::select! {
@@ -138,15 +187,16 @@ async fn fetch(
         if values.is_empty() {
             break;
         }
+        let answered = values.len().min(asked.len());
         let mut state = shared.state_mut();
-        for (revision, fetched) in asked.iter().zip(&values) {
-            if !fetched.found || !state.store.heal(*revision, &fetched.value) {
-                missing.push(*revision);
+        for (value, fetched) in wanted.drain(..answered).zip(&values) {
+            if !fetched.found || !state.store.heal(value.revision, &fetched.value) {
+                let gone = value.gone + usize::from(fetched.gone);
+                missing.push(Wanted { gone, ..value });
             }
         }
-        left = &left[values.len().min(asked.len())..];
     }
-    missing.extend_from_slice(left);
+    missing.append(&mut wanted);
     missing
 }
 
@@ -156,10 +206,12 @@ pub fn values(shared: &Shared, revisions: &[RecordRevision]) -> Vec<FetchedValue
     let mut bytes = 0;
     let state = shared.state();
     for revision in revisions {
-        let found = state.store.value_of(Revision::new(revision.main, revision.sub));
-        let value = found.and_then(Result::ok);
+        let known = state.store.value_of(Revision::new(revision.main, revision.sub));
+        let gone = known.is_none() && revision.main <= state.store.revision();
+        let value = known.and_then(Result::ok);
         bytes += value.as_ref().map_or(0, Bytes::len);
-        values.push(FetchedValue { found: value.is_some(), value: value.unwrap_or_default() });
+        let found = value.is_some();
+        values.push(FetchedValue { found, value: value.unwrap_or_default(), gone });
         if bytes >= ANSWER_BYTES {
             break;
         }

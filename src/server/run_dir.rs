@@ -6,6 +6,7 @@ use super::checkpointer::Checkpointer;
 use super::installer;
 use super::shared::{Shared, StopReason};
 use super::state_check::Rebuild;
+use crate::env::recorder::Standing;
 use crate::raft::ready::SnapshotOffer;
 use crate::storage::error::StorageError;
 use tokio::sync::mpsc;
@@ -37,7 +38,10 @@ pub async fn run(
             () = shared.checkpoint.notified() => {}
         }
         loop {
-            let done = if shared.runs.damage.wants_checkpoint() {
+            // A state that is known to be damaged is not written down, for whatever reason, and one
+            // before the first entry is none: to those who fetch, index 0 is no checkpoint.
+            let is_sound = shared.standing() != Standing::Quarantined && shared.view().applied > 0;
+            let done = if is_sound && shared.runs.damage.wants_checkpoint() {
                 owner.repair().await
             } else if shared.is_checkpoint_due() {
                 owner.checkpoint().await

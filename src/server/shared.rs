@@ -225,7 +225,9 @@ impl Shared {
         // A state that was just recovered is that of the newest checkpoint.
         let applied = parts.state.applied().index;
         let mut hashes = HashHistory::default();
-        hashes.note(applied, parts.state.state_hash());
+        if !parts.state.is_lost() {
+            hashes.note(applied, parts.state.state_hash());
+        }
         Shared {
             cluster_id: parts.cluster_id,
             member_id: parts.member_id,

@@ -162,7 +162,8 @@ fn find(shared: &Shared, index: Index) -> Result<Option<Checkpoint>, StorageErro
     let (disk, dir) = (&*shared.env.disk, &*shared.run_dir);
     let mut sequences = Manifest::sequences(disk, dir)?;
     let is_begun = |sequence: &u64| {
-        Manifest::load(disk, dir, *sequence).is_ok_and(|found| found.applied_index == index)
+        index > 0
+            && Manifest::load(disk, dir, *sequence).is_ok_and(|found| found.applied_index == index)
     };
     // The one that was begun comes first.
     sequences.sort_by_key(|sequence| !is_begun(sequence));

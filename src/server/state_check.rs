@@ -7,6 +7,8 @@
 //! hands over at once, because it sends no checkpoints to those whose answers it waits for. If no
 //! majority can agree, nobody knows whose state is right: nothing is rebuilt, and the alarm CORRUPT
 //! is raised for the cluster, as in etcd (`etcdserver/corrupt.go`).
+//!
+//! A member that came up without a state (`lost_state`) is rebuilt first, from any other.
 
 use super::event::Event;
 use super::handle::Handle;
@@ -121,6 +123,9 @@ struct StateChecker {
 impl StateChecker {
     /// Puts the question that was chosen a round ago, so that everybody has come that far.
     async fn round(&mut self) {
+        if self.shared.state().is_lost() {
+            return self.replace_lost().await;
+        }
         if let Some(mut question) = self.question.take()
             && question.swaps == self.shared.swaps.get()
         {
@@ -145,6 +150,21 @@ impl StateChecker {
         if self.question.is_none() {
             self.question = self.choose();
         }
+    }
+
+    /// There is nothing to compare: whoever has a state will do, and it is compared once it is
+    /// here. A leader is in reach, so it is asked first.
+    async fn replace_lost(&mut self) {
+        let (me, leader) = (self.shared.member_id, self.shared.view().leader);
+        let mut others: Vec<NodeId> =
+            self.shared.state().members.iter().map(|member| member.id).collect();
+        others.retain(|id| *id != me);
+        let from = match self.turns.is_multiple_of(2) && others.contains(&leader) {
+            true => leader,
+            false => others[self.turns / 2 % others.len()],
+        };
+        self.turns += 1;
+        self.heal(from).await;
     }
 
     /// The next question; none while nothing has changed since the last good answer.

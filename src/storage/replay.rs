@@ -32,13 +32,32 @@ pub struct Replayed {
     pub entries: Vec<Entry>,
     pub last_index: u64,
     pub term_at_checkpoint: Option<u64>,
+    pub base: Base,
     pub tail: Tail,
     pub repaired: Option<String>,
 }
 
+/// What the entries of a log follow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Base {
+    pub index: u64,
+    /// Unknown where the segments before were released.
+    pub term: Option<u64>,
+}
+
 /// Reads the log in `dir`, changing nothing. `after` is the index that the checkpoint reaches.
 pub fn replay(disk: &dyn Disk, dir: &Path, after: u64) -> Result<Replayed, StorageError> {
-    let (names, leftovers) = find_segments(disk, dir, after)?;
+    read(disk, dir, Some(after))
+}
+
+/// Like `replay`, when no checkpoint can be read: all entries that there are, wherever they begin.
+pub fn replay_rest(disk: &dyn Disk, dir: &Path) -> Result<Replayed, StorageError> {
+    read(disk, dir, None)
+}
+
+fn read(disk: &dyn Disk, dir: &Path, checkpoint: Option<u64>) -> Result<Replayed, StorageError> {
+    let (names, leftovers) = find_segments(disk, dir, checkpoint.unwrap_or(u64::MAX))?;
+    let after = checkpoint.unwrap_or(0);
     let mut reader: Option<Reader> = None;
     let mut segments = VecDeque::new();
     let mut tail = None;
@@ -58,6 +77,9 @@ pub fn replay(disk: &dyn Disk, dir: &Path, after: u64) -> Result<Replayed, Stora
     let not_initialised = || StorageError::NotInitialised { path: dir.to_path_buf() };
     let reader = reader.ok_or_else(not_initialised)?;
     let tail = tail.expect("the last segment of a log has a tail");
+    if checkpoint.is_some() {
+        reader.check_begin(dir)?;
+    }
     reader.finish(dir, segments, leftovers, tail)
 }
 
@@ -104,6 +126,7 @@ struct Reader {
     entries: Vec<Entry>,
     last_index: u64,
     term_at_checkpoint: Option<u64>,
+    base: Base,
     expected: Expected,
     repaired: Option<String>,
 }
@@ -111,14 +134,16 @@ struct Reader {
 impl Reader {
     fn new(oldest: &Segment, after: u64) -> Reader {
         let header = &oldest.header;
+        let index = header.name.first_index - 1;
         Reader {
             after,
             metadata: header.metadata,
             hard_state: header.hard_state,
             commit: header.hard_state.commit,
             entries: Vec::new(),
-            last_index: header.name.first_index - 1,
+            last_index: index,
             term_at_checkpoint: None,
+            base: Base { index, term: (index == 0).then_some(0) },
             expected: Expected { sequence: header.batch, chain: header.chain },
             repaired: None,
         }
@@ -221,6 +246,7 @@ impl Reader {
             Record::Reset { index, term } => {
                 self.entries.clear();
                 self.last_index = index;
+                self.base = Base { index, term: Some(term) };
                 self.term_at_checkpoint = (index == self.after).then_some(term);
             }
         }
@@ -231,6 +257,9 @@ impl Reader {
         if index > self.last_index + 1 {
             // What is missing in between is either in the checkpoint or found missing at the end.
             self.entries.clear();
+        }
+        if index > self.last_index + 1 || index <= self.base.index {
+            self.base = Base { index: index - 1, term: None };
         }
         self.last_index = index;
         if index <= self.after {
@@ -248,6 +277,18 @@ impl Reader {
         self.entries.push(entry);
     }
 
+    /// The log begins behind the checkpoint and no later.
+    fn check_begin(&self, dir: &Path) -> Result<(), StorageError> {
+        let first = self.entries.first().map(|entry| entry.index);
+        let first = first.unwrap_or(self.last_index + 1);
+        if first <= self.after + 1 {
+            return Ok(());
+        }
+        let after = self.after;
+        let what = format!("the checkpoint reaches index {after}, and the log begins at {first}");
+        Err(StorageError::missing(dir, what))
+    }
+
     fn finish(
         self,
         dir: &Path,
@@ -255,15 +296,6 @@ impl Reader {
         leftovers: Vec<PathBuf>,
         tail: Tail,
     ) -> Result<Replayed, StorageError> {
-        let first = self.entries.first().map(|entry| entry.index);
-        let first = first.unwrap_or(self.last_index + 1);
-        if first > self.after + 1 {
-            let what = format!(
-                "the checkpoint reaches index {}, and the log begins at {first}",
-                self.after
-            );
-            return Err(StorageError::missing(dir, what));
-        }
         let held = self.last_index.max(self.after);
         if self.commit > held {
             let what = format!(
@@ -281,6 +313,7 @@ impl Reader {
             entries: self.entries,
             last_index: self.last_index,
             term_at_checkpoint: self.term_at_checkpoint,
+            base: self.base,
             tail,
             repaired: self.repaired,
         })

@@ -15,7 +15,7 @@ use crate::raft::message::{Entry, HardState};
 use crate::storage::directory;
 use crate::storage::error::StorageError;
 use crate::storage::frame::{self, BatchWriter, Expected, Place};
-use crate::storage::replay::{self, Replayed};
+use crate::storage::replay::{self, Base, Replayed};
 use crate::storage::segment::{self, HEADER_BYTES, SegmentHeader, SegmentName};
 use bytes::BytesMut;
 use std::collections::VecDeque;
@@ -235,6 +235,28 @@ impl Wal {
         options: WalOptions,
     ) -> Result<(Wal, WalState), StorageError> {
         let replayed = replay::replay(&*disk, dir, after)?;
+        Wal::go_on(disk, dir, options, replayed).await
+    }
+
+    /// Like `open`, when no checkpoint can be read: all entries that there are. Says what they
+    /// follow, too.
+    pub async fn open_rest(
+        disk: Arc<dyn Disk>,
+        dir: &Path,
+        options: WalOptions,
+    ) -> Result<(Wal, WalState, Base), StorageError> {
+        let replayed = replay::replay_rest(&*disk, dir)?;
+        let base = replayed.base;
+        let (wal, state) = Wal::go_on(disk, dir, options, replayed).await?;
+        Ok((wal, state, base))
+    }
+
+    async fn go_on(
+        disk: Arc<dyn Disk>,
+        dir: &Path,
+        options: WalOptions,
+        replayed: Replayed,
+    ) -> Result<(Wal, WalState), StorageError> {
         replay::repair(&*disk, dir, &replayed).await?;
         let Replayed { segments, metadata, hard_state, entries, tail, .. } = replayed;
         let state = WalState {

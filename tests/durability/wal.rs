@@ -5,6 +5,7 @@ use bytes::Bytes;
 use detcd::env::disk::Disk;
 use detcd::raft::message::{Entry, EntryKind, HardState};
 use detcd::storage::error::StorageError;
+use detcd::storage::replay::Base;
 use detcd::storage::wal::{Wal, WalBatch, WalMetadata, WalOptions, WalState};
 use futures::executor::block_on;
 use sim::disk::SimDisk;
@@ -351,6 +352,25 @@ fn a_torn_last_batch_is_cut_and_a_torn_middle_is_refused() {
         let refused = opened.map(drop).expect_err("synced data is missing").to_string();
         assert!(refused.contains("synced later"), "tear {missing:b}: {refused}");
     }
+}
+
+#[test]
+fn without_a_checkpoint_all_that_a_log_holds_is_read() {
+    let steps = workload();
+    let reset = steps.iter().position(|step| matches!(step, Step::Reset(..))).expect("one of them");
+    let (disk, twin) = finished(&steps[..reset]);
+    let (_, state, base) =
+        block_on(Wal::open_rest(shared(&disk), &wal_dir(), OPTIONS)).expect("it is whole");
+    assert!(base.index > 0 && base.index <= twin.after, "{base:?}");
+    assert_eq!(base.term, None, "the entry before was released");
+    assert_eq!(state.entries[0].index, base.index + 1);
+    assert!(state.entries.ends_with(&twin.entries));
+    assert_eq!(state.hard_state, twin.hard_state);
+    let (disk, twin) = finished(&steps[..reset + 2]);
+    let (_, state, base) =
+        block_on(Wal::open_rest(shared(&disk), &wal_dir(), OPTIONS)).expect("it is whole");
+    assert_eq!(base, Base { index: 30, term: Some(4) });
+    assert_eq!((state.entries, state.hard_state), (twin.entries, twin.hard_state));
 }
 
 #[test]

@@ -75,6 +75,7 @@ impl Merge {
                 applied: *applied,
                 revision: 0,
                 state_hash: 0,
+                is_lost: false,
             },
             line::What::Role { role, term, leader } => {
                 let Some(role) = role_of(role) else { return };

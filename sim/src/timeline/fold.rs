@@ -265,6 +265,7 @@ impl Fold<'_> {
             Event::Rewritten { runs, .. } => {
                 Some((Kind::Snapshot, format!("{runs} runs written as one")))
             }
+            Event::Transfer(_) => None,
             Event::Installed { index, revision, .. } => {
                 (lane.commit, lane.applied) = (lane.commit.max(*index), *index);
                 lane.point(at);
@@ -343,6 +344,7 @@ impl Fold<'_> {
             | Event::LeaseEnded { .. }
             | Event::Checkpointed { .. }
             | Event::Rewritten { .. }
+            | Event::Transfer(_)
             | Event::Installed { .. }
             | Event::SyncStalled { .. }
             | Event::Proposed { .. }

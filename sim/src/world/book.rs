@@ -3,6 +3,7 @@
 
 use super::platters;
 use super::short::{Short, ShortOutcome};
+use super::transfer;
 use super::watcher::Ending;
 use crate::checker::containment::{self, Damage};
 use crate::checker::leadership::{Ailing, Elected};
@@ -44,6 +45,8 @@ pub struct MemberView {
     pub elected_at: Nanos,
     pub persisted: u64,
     pub applied: u64,
+    /// Another member's state is on its way to it.
+    pub receives: bool,
 }
 
 /// A leader that was elected: counts elections, so that every one of them is a change.
@@ -277,8 +280,11 @@ impl SharedBook {
     pub fn went_down(&self, member: usize, loss: Loss) {
         self.keep(Some(member), || What::Ended(loss));
         let mut book = self.lock();
-        let out = book.members[member].out;
+        let MemberView { out, receives, .. } = book.members[member];
         book.members[member] = MemberView { out, ..MemberView::default() };
+        if receives {
+            book.marks.reach("crash during an install");
+        }
         let voters = book.voters();
         let up = voters.iter().filter(|m| book.members[**m].up).count();
         if up == 0 {
@@ -372,34 +378,37 @@ impl SharedBook {
     }
 
     fn recovered(&self, member: usize, event: &Event) {
-        let Event::Recovered { term, last_index, commit, applied, revision, state_hash, .. } =
-            event
-        else {
+        let Event::Recovered { term, last_index, commit, applied, .. } = *event else {
             unreachable!("{event:?} is no recovery")
+        };
+        let Event::Recovered { revision, state_hash, is_lost, .. } = *event else {
+            unreachable!("it was matched above")
         };
         self.line(format_args!(
             "m{member} recovered term {term}, log to {last_index}, commit {commit}, \
              applied {applied}: revision {revision}, state {state_hash:016x}"
         ));
         let founders = self.lock().founders as u64;
-        if *last_index > founders {
+        if last_index > founders {
             self.reach("recovered with entries");
         }
-        if *last_index > *commit {
+        if last_index > commit {
             self.reach("recovered uncommitted entries");
-        }
-        if *applied > 0 {
-            self.reach("recovered from a checkpoint");
         }
         {
             let mut book = self.lock();
             let view = &mut book.members[member];
-            (view.persisted, view.applied) = (*last_index, *applied);
+            (view.persisted, view.applied) = (last_index, applied);
         }
-        let (term, last_index, commit) = (*term, *last_index, *commit);
         self.fact(member, Fact::Recovered { term, last_index, commit });
-        let (index, revision, state_hash) = (*applied, *revision, *state_hash);
-        self.fact(member, Fact::Loaded { index, revision, state_hash });
+        if is_lost {
+            self.reach("came up without a state");
+            return;
+        }
+        if applied > 0 {
+            self.reach("recovered from a checkpoint");
+        }
+        self.fact(member, Fact::Loaded { index: applied, revision, state_hash });
     }
 
     /// Reads may be refused for it from here on, whatever becomes of it.
@@ -501,6 +510,11 @@ impl SharedBook {
                 self.fact(member, Fact::Installed { index, term });
                 self.fact(member, Fact::Loaded { index, revision, state_hash });
             }
+            Event::Transfer(step) => {
+                self.line(format_args!("m{member} state of another member: {step:?}"));
+                let book = &mut *self.lock();
+                transfer::note(*step, &mut book.members[member].receives, &mut book.marks);
+            }
             other => unreachable!("{other:?} is not about checkpoints"),
         }
     }
@@ -599,9 +613,10 @@ impl SharedBook {
                 self.record_lease(at, member, event);
             }
             Event::Standing { standing, index } => self.standing(member, *standing, *index),
-            Event::Checkpointed { .. } | Event::Rewritten { .. } | Event::Installed { .. } => {
-                self.runs_changed(member, event);
-            }
+            Event::Checkpointed { .. }
+            | Event::Rewritten { .. }
+            | Event::Transfer(_)
+            | Event::Installed { .. } => self.runs_changed(member, event),
             Event::FellBack
             | Event::Damaged { .. }
             | Event::ScrubFound

@@ -78,7 +78,9 @@ struct SeatState {
     /// How many faults hold the process down.
     holds: u32,
     pauses: u32,
-    rotten: bool,
+    /// Bits of its log rotted, or of its checkpoints.
+    log_rotten: bool,
+    runs_rotten: bool,
     /// The tasks of the process when they were last counted.
     tasks: usize,
     /// How long the member stays down once a fault of its disk has stopped it.
@@ -405,7 +407,7 @@ impl Cluster {
         if !disk.rot(&path, offset, stream.below(8) as u8) {
             return None;
         }
-        self.state(member).rotten = true;
+        self.state(member).log_rotten = true;
         Some((path, offset))
     }
 
@@ -423,12 +425,36 @@ impl Cluster {
         if !disk.rot(&path, offset, stream.below(8) as u8) {
             return None;
         }
-        self.state(member).rotten = true;
+        self.state(member).runs_rotten = true;
         Some((path, offset))
     }
 
+    /// Flips a bit in every manifest of a member, or in every run. Says where.
+    pub fn rot_checkpoints(&self, member: usize, stream: &mut Stream) -> Vec<(PathBuf, u64)> {
+        let kind = if stream.chance(500) { ".run" } else { ".manifest" };
+        let disk = self.disk(member);
+        let dir = Path::new(DATA_DIR).join("member").join("runs");
+        let names = disk.list(&dir).unwrap_or_default();
+        let mut places = Vec::new();
+        for path in names.iter().filter(|name| name.ends_with(kind)).map(|name| dir.join(name)) {
+            let bytes = disk.platter(&path).map_or(0, |bytes| bytes.len() as u64);
+            let offset = stream.below(bytes.max(1));
+            if disk.rot(&path, offset, stream.below(8) as u8) {
+                places.push((path, offset));
+            }
+        }
+        self.state(member).runs_rotten |= !places.is_empty();
+        places
+    }
+
     pub fn is_rotten(&self, member: usize) -> bool {
-        self.state(member).rotten
+        let state = self.state(member);
+        state.log_rotten || state.runs_rotten
+    }
+
+    /// Whether its log rotted: what it has promised can't be known any more.
+    pub fn is_log_rotten(&self, member: usize) -> bool {
+        self.state(member).log_rotten
     }
 
     /// Whether a stop of this process is explained by a fault of its disk. A full disk keeps a

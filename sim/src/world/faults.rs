@@ -54,6 +54,7 @@ pub async fn carry_out(cluster: Cluster, number: usize, action: Action) {
         | Fault::CrashAtDiskOperation { .. }
         | Fault::CrashNextLeader { .. }
         | Fault::BitRot { .. }
+        | Fault::CheckpointRot { .. }
         | Fault::RunRot { .. } => process(&cluster, &action).await,
         Fault::FsyncStall { .. }
         | Fault::FsyncSlow { .. }
@@ -247,6 +248,15 @@ async fn process(cluster: &Cluster, action: &Action) {
             let member = cluster.resolve(*target);
             let place = cluster.rot_checkpoint(member, &mut rot_stream(cluster, action));
             rots(cluster, member, place);
+        }
+        Fault::CheckpointRot { target, down_ms } => {
+            let member = cluster.resolve(*target);
+            cluster.hold_down(member, true);
+            for place in cluster.rot_checkpoints(member, &mut rot_stream(cluster, action)) {
+                rots(cluster, member, Some(place));
+            }
+            pause(*down_ms).await;
+            cluster.release(member);
         }
         Fault::BitRot { target, down_ms } => {
             let member = cluster.resolve(*target);

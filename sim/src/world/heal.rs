@@ -133,12 +133,12 @@ fn limit(options: &Options) -> Nanos {
 /// connected with each other in full, else everybody whose disk is not destroyed.
 fn choose_core(cluster: &Cluster) -> Vec<usize> {
     let book = cluster.book().lock();
-    // A member that rotted may yet refuse to start; nothing is demanded of one that has not come
-    // up since.
+    // A member whose log rotted may yet refuse to start; nothing is demanded of one that has not
+    // come up since.
     let can_start = |m: &usize| {
         let member = &book.members[*m];
         let comes_back = cluster.disk(*m).has_crashed();
-        !member.out && (!cluster.is_rotten(*m) || (member.persisted > 0 && !comes_back))
+        !member.out && (!cluster.is_log_rotten(*m) || (member.persisted > 0 && !comes_back))
     };
     let voters = book.voters();
     let quorum = voters.len() / 2 + 1;
@@ -150,6 +150,11 @@ fn choose_core(cluster: &Cluster) -> Vec<usize> {
         Mode::PartialCut => connected(plan, quorum).unwrap_or(alive),
         Mode::Liveness => {
             let mut core = alive;
+            // One that lost its state can't lead, and it may have the longest log of a bare quorum.
+            let may_lose = |m: &usize| cluster.is_rotten(*m);
+            if core.iter().filter(|m| !may_lose(m)).count() >= quorum {
+                core.retain(|m| !may_lose(m));
+            }
             Stream::new(plan.seed, "core").shuffle(&mut core);
             core.truncate(quorum);
             core.sort_unstable();

@@ -46,6 +46,8 @@ pub mod resets;
 pub mod short;
 /// What is demanded while one disk stalls.
 pub mod slow_disk;
+/// The way of one member's state to another.
+pub mod transfer;
 /// The watchers.
 pub mod watcher;
 
@@ -209,7 +211,8 @@ async fn supervise(cluster: Cluster, mut stops: mpsc::UnboundedReceiver<Stop>) {
         }
         let book = cluster.book();
         book.line(format_args!("m{member} has stopped: {}", stop.reason));
-        if stop.at_start && cluster.is_rotten(member) && !cluster.is_excused(&stop) {
+        // A member whose checkpoints rot gets its state from another one.
+        if stop.at_start && cluster.is_log_rotten(member) && !cluster.is_excused(&stop) {
             book.reach("refused to start");
             book.lock().members[member].out = true;
             cluster.hold_down(member, false);

@@ -13,7 +13,7 @@ use detcd::raft::message::EntryKind;
 use detcd::storage::checkpoint::{Recovery, recover};
 use detcd::storage::data_dir::DataDir;
 use detcd::storage::error::StorageError;
-use detcd::storage::replay::replay;
+use detcd::storage::replay::{replay, replay_rest};
 use detcd::storage::run_receiver::verify_run;
 use detcd::storage::wal::WalOptions;
 use futures::executor::block_on;
@@ -112,12 +112,28 @@ fn place_given_up(op: &Op) -> Option<Op> {
     }
 }
 
+/// What a member whose checkpoints rotted holds at `index`: all of its log counts.
+fn rest(cluster: &Cluster, member: usize, index: u64) -> Platter {
+    if !cluster.is_rotten(member) {
+        return Platter::EndsAt(0);
+    }
+    let image = cluster.disk(member).platter_image();
+    let Ok(log) = replay_rest(&image, &Path::new(DATA_DIR).join("member/wal")) else {
+        return Platter::EndsAt(0);
+    };
+    match log.entries.iter().rev().find(|entry| entry.index == index) {
+        Some(entry) => Platter::Holds { term: entry.term },
+        None if log.base.index >= index => Platter::Destroyed,
+        None => Platter::EndsAt(log.last_index),
+    }
+}
+
 /// What the platter of a member holds at `index`.
 fn read(cluster: &Cluster, member: usize, index: u64) -> Platter {
-    if cluster.is_rotten(member) {
+    if cluster.is_log_rotten(member) {
         return Platter::Destroyed;
     }
-    let Some(found) = found(cluster, member) else { return Platter::EndsAt(0) };
+    let Some(found) = found(cluster, member) else { return rest(cluster, member, index) };
     if found.wal.segment_count() > 1 {
         cluster.book().reach("segments rolled");
     }

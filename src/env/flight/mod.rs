@@ -347,6 +347,7 @@ fn said(event: &Event) -> Option<What> {
         | Event::SyncStalled { .. }
         | Event::HardState { .. }
         | Event::Rewritten { .. }
+        | Event::Transfer(_)
         | Event::FellBack
         | Event::ScrubFound
         | Event::ValuesRepaired { .. }
