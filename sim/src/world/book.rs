@@ -1,6 +1,7 @@
 //! The book of a run: everything that happened, as it happens, with the checkers that look at it
 //! at once.
 
+use super::operation_marks;
 use super::platters;
 use super::short::{Short, ShortOutcome};
 use super::transfer;
@@ -14,9 +15,9 @@ use crate::checker::watch::Stream;
 use crate::checker::{Guarantee, Violation};
 use crate::clock::SimClock;
 use crate::disk::SimDisk;
-use crate::history::{History, Nanos, Operation, Outcome, Refusal};
+use crate::history::{History, Nanos, Operation, Outcome};
 use crate::marks::Marks;
-use crate::model::{Answer, Request};
+use crate::model::Request;
 use crate::outcome::Figures;
 use crate::timeline::record::{Happening, Loss, What};
 use crate::trace::Trace;
@@ -632,13 +633,7 @@ impl SharedBook {
             | Event::PeerLost { .. }
             | Event::PeerBack { .. }
             | Event::Alarm { .. } => {}
-            Event::PeerGone { peer } => {
-                let mut book = self.lock();
-                let peer = book.ids.get(peer).copied();
-                if peer.is_some() && peer == book.members[member].leader {
-                    book.marks.reach("leader found gone");
-                }
-            }
+            Event::PeerGone { peer } => self.lock().found_gone(member, *peer),
             Event::OwnAlarm { raised } => {
                 self.line(format_args!("m{member} own alarm: {raised}"));
                 self.reach(if *raised { "alarm raised" } else { "alarm taken back" });
@@ -651,6 +646,13 @@ impl SharedBook {
 }
 
 impl Book {
+    fn found_gone(&mut self, member: usize, peer: u64) {
+        let peer = self.ids.get(&peer).copied();
+        if peer.is_some() && peer == self.members[member].leader {
+            self.marks.reach("leader found gone");
+        }
+    }
+
     /// The members that there have been, by their ids.
     pub fn ids(&self) -> &BTreeMap<u64, usize> {
         &self.ids
@@ -680,35 +682,11 @@ impl Book {
     }
 
     fn note_marks(&mut self, operation: &Operation) {
-        let newest = self.acknowledged_revision;
-        match (&operation.request, &operation.outcome) {
-            (request, Outcome::Done(reply)) => {
-                self.acknowledged_revision = newest.max(reply.revision);
-                match (request, &reply.answer) {
-                    (Request::Range(r), _) if r.serializable && reply.revision < newest => {
-                        self.marks.reach("stale serializable read");
-                    }
-                    (Request::Range(r), _) if r.revision > 0 && r.revision < reply.revision => {
-                        self.marks.reach("read of an old revision");
-                    }
-                    (_, Answer::Txn { succeeded: false, .. }) => self.marks.reach("swap refused"),
-                    (_, Answer::Compact) => self.marks.reach("compacted"),
-                    (_, _) => {}
-                }
-            }
-            (Request::Range(_), Outcome::Refused(Refusal::Compacted)) => {
-                self.marks.reach("refused as compacted");
-            }
-            (_, Outcome::Failed(text)) if text.contains("space exceeded") => {
-                self.marks.reach("refused without room");
-            }
-            (_, Outcome::Failed(text)) if text.contains("corrupt cluster") => {
-                self.marks.reach("refused in quarantine");
-            }
-            (_, Outcome::Failed(text)) if text.contains("no leader") => {
-                self.marks.reach("refused without a leader");
-            }
-            (_, Outcome::Refused(_) | Outcome::Failed(_) | Outcome::Unknown(_)) => {}
+        if let Some(mark) = operation_marks::mark(operation, self.acknowledged_revision) {
+            self.marks.reach(mark);
+        }
+        if let Outcome::Done(reply) = &operation.outcome {
+            self.acknowledged_revision = self.acknowledged_revision.max(reply.revision);
         }
     }
 

@@ -34,6 +34,7 @@ pub mod locker;
 pub mod membership;
 /// Who reads where an answer may be out of date.
 pub mod onlookers;
+mod operation_marks;
 /// Who looks after quotas and alarms.
 pub mod operator;
 /// What is on the platters.
