@@ -411,7 +411,7 @@ mod tests {
                 *classes.entry(action.fault.class()).or_default() += 1;
             }
         }
-        assert_eq!(classes.len(), 32, "every class is drawn: {classes:?}");
+        assert_eq!(classes.len(), 33, "every class is drawn: {classes:?}");
     }
 
     #[test]
