@@ -15,13 +15,15 @@ use std::sync::Arc;
 /// tells candidates what is committed. Who was down meanwhile, and is told by another member, does
 /// the same: that one may die, and the rest still need a vote.
 pub async fn leave(shared: Arc<Shared>, peers: Arc<Peers>) {
-    tracing::warn!("the member has been permanently removed from the cluster");
+    tracing::warn!(
+        "the member has been permanently removed from the cluster: it stops once a quorum of the \
+         others has applied that; stop it by hand only if they will not come back"
+    );
     loop {
         shared.env.clock.sleep(shared.election_timeout).await;
         if others_know(&shared, &peers).await {
             return shared.stop(StopReason::Removed);
         }
-        tracing::warn!("waiting for the others to learn that this member is removed");
     }
 }
 

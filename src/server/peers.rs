@@ -211,7 +211,7 @@ impl Peers {
             None => return,
         };
         if first {
-            tracing::warn!(peer = format!("{id:x}"), "the peer's process is gone");
+            tracing::warn!(peer = format!("{id:x}"), "nobody listens at the peer's address");
             self.shared.env.recorder.record(&recorder::Event::PeerGone { peer: id });
         }
         let _full = self.shared.inbox.try_send(Event::Gone(id));

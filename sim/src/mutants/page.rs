@@ -14,7 +14,9 @@ the median is given) and 2,000 for others; a P0 row that no block catches goes o
 the first. For bugs of the core the ring of bare consensus cores runs up to 2,000 seeds of its own,
 and a row that it catches gets 500 of the whole server. The control runs 25 seeds without faults.
 A checker names a guarantee that was broken; a kill by an assertion beside the mutant, or by a run
-that never ends, does not count as one. The table is made of `sim/mutants-found.toml`.
+that never ends, does not count as one. A block that its time cut short names the seeds that it ran,
+and rows are judged at different times: `cargo sim mutants ROW` judges one again, on this tree. The
+table is made of `sim/mutants-found.toml`.
 
 | row | bug | seen in | breaks | median seeds | caught by | blocks | bare cores | control |
 |---|---|---|---|---|---|---|---|---|
