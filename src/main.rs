@@ -20,7 +20,7 @@ use detcd::server::shared::{CheckpointOptions, Limits, StopReason};
 use detcd::server::{Server, ServerConfig};
 use std::io::IsTerminal;
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
@@ -264,10 +264,16 @@ fn notify_supervisor() {
     }
 }
 
+/// A path that stays the same wherever the process is started; none if it is empty.
+fn absolute(path: &str) -> Option<PathBuf> {
+    (!path.is_empty()).then(|| std::path::absolute(path).unwrap_or_else(|_| path.into()))
+}
+
 fn server_config(config: &Config) -> ServerConfig {
     ServerConfig {
         name: config.name.clone(),
         data_dir: config.data_dir.clone().into(),
+        wal_dir: absolute(&config.wal_dir),
         initial_cluster: config.initial_cluster.clone(),
         initial_cluster_token: config.initial_cluster_token.clone(),
         joins: config.initial_cluster_state == ClusterState::Existing,

@@ -106,7 +106,7 @@ fn restore_command() -> Command {
             Arg::new("wal-dir")
                 .long("wal-dir")
                 .value_parser(value_parser!(PathBuf))
-                .help("Only <data-dir>/member/wal, where the log lies"),
+                .help("A directory of its own for the log; <data-dir>/member/wal if not given"),
         )
         .arg(flag("skip-hash-check", "Take a file that was copied from a data directory"))
         .arg(
@@ -186,11 +186,8 @@ fn restore_member(args: &ArgMatches) -> Result<(), String> {
     let name = text("name");
     let data_dir = args.get_one::<PathBuf>("data-dir").cloned();
     let data_dir = data_dir.unwrap_or_else(|| PathBuf::from(format!("{name}.etcd")));
-    let wal_dir = data_dir.join("member/wal");
-    if args.get_one::<PathBuf>("wal-dir").is_some_and(|asked| *asked != wal_dir) {
-        let wal_dir = wal_dir.display();
-        return Err(format!("--wal-dir: detcd keeps the log in {wal_dir}, and only there"));
-    }
+    let wal_dir = args.get_one::<PathBuf>("wal-dir").map(std::path::absolute).transpose();
+    let wal_dir = wal_dir.map_err(|error| format!("--wal-dir: {error}"))?;
     let urls = text("initial-advertise-peer-urls");
     let urls = urls.split(',').map(|url| Url::parse(url).map(|url| url.text));
     let urls = urls.collect::<Result<Vec<_>, _>>();
@@ -201,6 +198,7 @@ fn restore_member(args: &ArgMatches) -> Result<(), String> {
         initial_advertise_peer_urls: urls
             .map_err(|error| format!("--initial-advertise-peer-urls: {error}"))?,
         data_dir,
+        wal_dir,
         skip_hash_check: args.get_flag("skip-hash-check"),
         bump_revision: (bump > 0).then_some(bump),
     };

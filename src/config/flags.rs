@@ -56,10 +56,10 @@ use Kind::{Bool, Duration, Int, Text, Uint};
 pub const FLAGS: &[Flag] = &[
     on("name", Text, "default", "Human-readable name for this member."),
     on("data-dir", Text, "", "Path to the data directory; ${name}.etcd if empty."),
-    later("wal-dir", Text, ""),
+    on("wal-dir", Text, "", "A directory of its own for the log."),
     on("snapshot-count", Uint, "10000", "Entries between two checkpoints."),
     on("snapshot-catchup-entries", Uint, "5000", "Entries kept for members that are behind."),
-    on("resident-bytes", Uint, "67108864", "Values beyond this leave memory (not in etcd)."),
+    on("resident-bytes", Uint, "16777216", "Values beyond this leave memory (not in etcd)."),
     on("scrub-bytes-per-second", Uint, "1048576", "Pace of the scrub; 0: none (not in etcd)."),
     ignored("max-snapshots", Uint, "5"),
     later("max-wals", Uint, "5"),

@@ -64,6 +64,8 @@ pub enum AutoCompaction {
 pub struct Config {
     pub name: String,
     pub data_dir: String,
+    /// Empty: within the data directory.
+    pub wal_dir: String,
     pub listen_peer_urls: Vec<Url>,
     pub listen_client_urls: Vec<Url>,
     pub listen_client_http_urls: Vec<Url>,
@@ -337,6 +339,7 @@ impl Raw {
             log_is_json: self.log_is_json()?,
             name,
             data_dir,
+            wal_dir: self.text("wal-dir").to_string(),
             warnings,
         })
     }
@@ -504,7 +507,7 @@ mod tests {
         assert_eq!((config.heartbeat_ms, config.election_ms), (100, 1000));
         assert_eq!((config.max_txn_ops, config.max_request_bytes), (128, 1_572_864));
         assert_eq!((config.snapshot_count, config.snapshot_catchup_entries), (10_000, 5_000));
-        assert_eq!(config.resident_bytes, 64 << 20);
+        assert_eq!(config.resident_bytes, 16 << 20);
         assert_eq!(config.listen_client_urls[0].text, "http://localhost:2379");
         assert!(config.pre_vote && config.log_is_json && config.warnings.is_empty());
     }

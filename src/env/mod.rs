@@ -13,6 +13,7 @@ pub mod clock;
 pub mod disk;
 pub mod flight;
 pub mod mem_disk;
+pub mod pace;
 pub mod real_disk;
 pub mod recorder;
 pub mod signal;

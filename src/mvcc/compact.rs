@@ -6,7 +6,7 @@
 //! sweep visits those revisions only, and costs what changed rather than what is stored.
 
 use crate::error::{Error, Result};
-use crate::mvcc::record::{Swept, Value};
+use crate::mvcc::record::Swept;
 use crate::mvcc::revision::Revision;
 use crate::mvcc::store::{Store, Sum};
 
@@ -99,9 +99,7 @@ impl Store {
 
     fn forget(&mut self, main: i64, sub: u32) {
         let record = self.log.find(main, sub).expect("every revision of a key has its record");
-        if let Value::Resident(value) = &record.value {
-            self.resident_bytes -= value.len() as u64;
-        }
+        self.resident_bytes -= record.value.resident_bytes();
         let bytes = self.keys.key(record.key).len() + record.value.len();
         let bytes = u32::try_from(bytes).expect("a record is shorter than 4 GiB");
         let tombstone = record.tombstone().then(|| self.keys.key(record.key).clone());

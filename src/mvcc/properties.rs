@@ -2,7 +2,7 @@
 
 use crate::error::Result;
 use crate::mvcc::change::{Change, RangeResult};
-use crate::mvcc::record::{ColdValues, Location};
+use crate::mvcc::record::{ColdValues, Location, Value};
 use crate::mvcc::restore::{Restore, Restored};
 use crate::mvcc::revision::Revision;
 use crate::mvcc::store::{RECORD_OVERHEAD_BYTES, Store};
@@ -362,13 +362,16 @@ impl Run {
 
     fn evict(&mut self, distance: i64, budget: u64, max: usize) {
         let up_to = self.twin.revision - distance;
-        let lazy = &self.lazy;
-        let shelf = self.shelf.clone();
-        let mut locate = |revision: Revision| {
-            let value = lazy.value_of(revision).expect("the lazy store keeps all").unwrap();
-            Some(shelf.keep(value))
-        };
-        self.store.evict(up_to, budget, max, &mut locate);
+        let records = self.store.records(Revision::default());
+        let early = records.take_while(|record| record.revision.main <= up_to);
+        let resident = early.filter(|record| record.value.resident_bytes() > 0);
+        let oldest: Vec<Revision> = resident.take(max).map(|record| record.revision).collect();
+        for revision in oldest {
+            if self.store.resident_bytes() > budget {
+                let value = self.lazy.value_of(revision).expect("the lazy store keeps all");
+                self.store.relocate(revision, self.shelf.keep(value.unwrap()));
+            }
+        }
     }
 
     fn restore(&mut self) {
@@ -382,7 +385,7 @@ impl Run {
             let value = self.store.value_of(record.revision).unwrap().unwrap();
             let cold = (record.revision.main % 2 == 0).then(|| self.shelf.keep(value.clone()));
             restore.push(record.clone(), cold);
-            let value = crate::mvcc::record::Value::Resident(value);
+            let value = Value::Resident(value);
             restored_lazy.push(crate::mvcc::record::Record { value, ..record }, None);
         }
         let store = restore.finish(options);
@@ -428,6 +431,7 @@ proptest! {
         while run.store.compact_step(1) {}
         prop_assert_eq!(run.store.record_count(), run.twin.entries.len());
         let resident = run.store.resident_bytes();
-        prop_assert!(resident <= run.twin.entries.iter().map(|e| e.kv.value.len() as u64).sum());
+        let values = run.twin.entries.iter().map(|entry| Value::Resident(entry.kv.value.clone()));
+        prop_assert!(resident <= values.map(|value| value.resident_bytes()).sum());
     }
 }

@@ -12,6 +12,10 @@ pub struct Location {
     pub len: u32,
 }
 
+/// What a value in memory takes beyond its bytes: the count of its users, and what the allocator's
+/// sizes leave over.
+const ALLOCATION_BYTES: u64 = 32;
+
 /// A value in memory, or the way to it.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Value {
@@ -30,6 +34,14 @@ impl Value {
 
     pub fn is_empty(&self) -> bool {
         self.len() == 0
+    }
+
+    /// The memory that the value takes, about.
+    pub fn resident_bytes(&self) -> u64 {
+        match self {
+            Value::Resident(bytes) if !bytes.is_empty() => bytes.len() as u64 + ALLOCATION_BYTES,
+            Value::Resident(_) | Value::Cold(_) => 0,
+        }
     }
 }
 

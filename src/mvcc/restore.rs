@@ -77,7 +77,7 @@ impl Restore {
         store.append(&mut version);
         if let Some(location) = location.filter(|_| !record.tombstone) {
             assert_eq!(location.len as usize, version.value.len(), "value of {main}.{sub}");
-            store.resident_bytes -= version.value.len() as u64;
+            store.resident_bytes -= version.value.resident_bytes();
             version.value = Value::Cold(location);
         }
         if record.tombstone {
@@ -189,49 +189,9 @@ impl Store {
         self.cold = Some(cold);
     }
 
-    /// The bytes of the values in memory.
+    /// The memory that values take, about.
     pub fn resident_bytes(&self) -> u64 {
         self.resident_bytes
-    }
-
-    /// Lets values go, oldest first and up to revision `up_to`, until no more than `budget_bytes`
-    /// are in memory; `locate` says where each is on disk (none: it stays). Looks at no more than
-    /// `max_records` and answers whether there is more to do.
-    pub fn evict(
-        &mut self,
-        up_to: i64,
-        budget_bytes: u64,
-        max_records: usize,
-        locate: &mut dyn FnMut(Revision) -> Option<Location>,
-    ) -> bool {
-        let mut candidates = Vec::new();
-        let mut over = self.resident_bytes.saturating_sub(budget_bytes);
-        let mut next = self.evicted;
-        let mut ended = over == 0;
-        for (seen, record) in self.log.from(self.evicted, 0).enumerate() {
-            // Only between two transactions, so that the position is one number.
-            let begins = record.main != next;
-            if record.main > up_to || (begins && (over == 0 || seen >= max_records)) {
-                ended = over == 0 || record.main > up_to;
-                next = record.main;
-                break;
-            }
-            next = record.main;
-            if let Value::Resident(value) = &record.value
-                && !value.is_empty()
-                && let Some(location) = locate(Revision::new(record.main, i64::from(record.sub)))
-            {
-                assert_eq!(location.len as usize, value.len(), "value of {next}");
-                over = over.saturating_sub(value.len() as u64);
-                candidates.push((record.main, record.sub, location));
-            }
-            ended = true;
-        }
-        self.evicted = next;
-        for (main, sub, location) in candidates {
-            self.relocate(Revision::new(main, i64::from(sub)), location);
-        }
-        !ended
     }
 
     /// Notes that the value of a record lies at `location`, and lets it go from memory: after an
@@ -239,9 +199,7 @@ impl Store {
     pub fn relocate(&mut self, revision: Revision, location: Location) -> bool {
         let Ok(sub) = u32::try_from(revision.sub) else { return false };
         let Some(record) = self.log.find_mut(revision.main, sub) else { return false };
-        if let Value::Resident(value) = &record.value {
-            self.resident_bytes -= value.len() as u64;
-        }
+        self.resident_bytes -= record.value.resident_bytes();
         record.value = Value::Cold(location);
         true
     }
@@ -269,7 +227,7 @@ impl Store {
         let record = self.log.find_mut(revision.main, sub).expect("it was just found");
         if let Value::Cold(_) = record.value {
             record.value = Value::Resident(owned(value));
-            self.resident_bytes += value.len() as u64;
+            self.resident_bytes += record.value.resident_bytes();
         }
         true
     }

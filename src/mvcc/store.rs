@@ -83,8 +83,6 @@ pub struct Store {
     pub(super) doomed_before: Sum,
     pub(super) cold: Option<SharedColdValues>,
     pub(super) resident_bytes: u64,
-    /// Records before this revision were considered for eviction.
-    pub(super) evicted: i64,
     /// What was removed and not yet asked for.
     pub(super) swept_out: Vec<Swept>,
     /// What the last recheck found: by how much the hash of what is in memory differs.
@@ -127,7 +125,6 @@ impl Store {
             doomed_before: Sum::default(),
             cold: None,
             resident_bytes: 0,
-            evicted: 0,
             swept_out: Vec::new(),
             damage: 0,
         }
@@ -388,7 +385,7 @@ impl Store {
             unreachable!("a record enters the log with its value")
         };
         record.digest = self.digest(record, value);
-        self.resident_bytes += value.len() as u64;
+        self.resident_bytes += record.value.resident_bytes();
         let sum = self.sum(record);
         self.added.add(sum);
     }

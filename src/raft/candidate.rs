@@ -14,7 +14,7 @@ impl State {
             return;
         }
         // Committed but not applied here: this member would count a quorum of the past.
-        if self.log.has_unapplied_conf_change() || self.installing {
+        if self.log.has_unapplied_conf_change() || self.installing || self.disk_stalled {
             return;
         }
         if self.config.pre_vote && !transfer {
@@ -129,6 +129,12 @@ impl State {
             self.tell_committed(from, last_index);
         }
         self.send_in_term(from, answer_term, Payload::PreVoteResponse { granted });
+        // Whoever asks is loyal to nobody. If its log can't win, this one may, and what it asked
+        // for earlier may have come while the other was still loyal.
+        let waits = matches!(self.role, Role::Follower { .. } | Role::PreCandidate { .. });
+        if free && !granted && waits && self.leader() == 0 {
+            self.campaign_soon(from);
+        }
     }
 
     pub(super) fn handle_vote(&mut self, from: NodeId, (last_index, last_term): (Index, Term)) {

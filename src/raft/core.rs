@@ -184,6 +184,12 @@ impl RaftCore {
         self.state.suspect(peer);
     }
 
+    /// Whether this member's disk takes so long that it could not make anything durable as a
+    /// leader. It does not campaign then; who asks for its vote gets it once it is durable.
+    pub fn set_disk_stalled(&mut self, stalled: bool) {
+        self.state.disk_stalled = stalled;
+    }
+
     /// The transfer of a snapshot to `peer` ended.
     pub fn report_snapshot(&mut self, peer: NodeId, ok: bool) {
         self.state.snapshot_ended(peer, ok);

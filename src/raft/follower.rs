@@ -135,22 +135,27 @@ impl State {
         self.read_states.push(ReadState { ctx, index });
     }
 
-    /// Takes `peer` for gone. If it led, this member is no longer loyal to it, and campaigns soon:
-    /// the voters one after another in the order of their ids, a heartbeat interval apart, so
-    /// that the first has won or lost before the next one asks. It may be wrong: a leader that a
-    /// quorum still hears keeps its place by the pre-vote, and a heartbeat takes all of it back.
+    /// Takes `peer` for gone. If it led, this member is no longer loyal to it, and campaigns soon.
+    /// It may be wrong: a leader that a quorum still hears keeps its place by the pre-vote, and a
+    /// heartbeat takes all of it back.
     pub(super) fn suspect(&mut self, peer: NodeId) {
         if self.leader() != peer || peer == self.id() {
             return;
         }
         let ticks = self.config.election_ticks;
-        if self.election_elapsed >= ticks {
-            return;
+        if self.election_elapsed < ticks {
+            self.election_elapsed = ticks;
+            self.campaign_soon(peer);
         }
-        let before = self.conf.voters.iter().filter(|v| **v < self.id() && **v != peer).count();
+    }
+
+    /// Campaigns before the election timeout, because `loser` can't lead: the voters one after
+    /// another in the order of their ids, a heartbeat interval apart, so that the first has won or
+    /// lost before the next one asks.
+    pub(super) fn campaign_soon(&mut self, loser: NodeId) {
+        let before = self.conf.voters.iter().filter(|v| **v < self.id() && **v != loser).count();
         let delay = 1 + before as u32 * self.config.heartbeat_ticks;
-        self.election_elapsed = ticks;
-        self.election_timeout = self.election_timeout.min(ticks + delay);
+        self.election_timeout = self.election_timeout.min(self.election_elapsed + delay);
     }
 
     pub(super) fn tick_follower(&mut self) {
@@ -161,7 +166,8 @@ impl State {
             }
         }
         self.election_elapsed += 1;
-        if self.election_elapsed >= self.election_timeout {
+        // Who votes alone waits for nobody.
+        if self.election_elapsed >= self.election_timeout || self.is_alone() {
             self.reset_election_timer();
             self.campaign(false);
             // Who may not campaign, as a learner or a newcomer, does not stay loyal for ever to a

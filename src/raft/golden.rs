@@ -14,7 +14,7 @@
 //! drop A->B                    everything under way from A to B is lost
 //! settle [N...]                sync and deliver among these (default: all) until nothing moves
 //! crash N | start N | compact N INDEX | install N INDEX TERM | unreachable N PEER
-//! suspect N PEER
+//! suspect N PEER | disk N stalls|works
 //! state                        one line a node
 //! # anything                   a remark
 //! ```
@@ -328,6 +328,7 @@ impl Group {
                 self.outcome(result);
             }
             "compact" => self.core(id).compact(number(args[0])),
+            "disk" => self.core(id).set_disk_stalled(args[0] == "stalls"),
             "suspect" => self.core(id).suspect(number(args[0])),
             "unreachable" => self.core(id).report_unreachable(number(args[0])),
             "install" => {

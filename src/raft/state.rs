@@ -146,6 +146,7 @@ pub(super) struct State {
     pub(super) snapshot_offer: Option<SnapshotOffer>,
     /// Between `prepare_install` and `install_snapshot` nothing is handed out.
     pub(super) installing: bool,
+    pub(super) disk_stalled: bool,
     /// The last hard state that a write carried.
     pub(super) written: HardState,
     /// What was committed when the configuration last changed.
@@ -194,6 +195,7 @@ impl State {
             read_states: Vec::new(),
             snapshot_offer: None,
             installing: false,
+            disk_stalled: false,
             conf_commit: 0,
             written: hard,
             votes_in_flight: VecDeque::new(),
@@ -209,11 +211,7 @@ impl State {
     /// yet, and one that there is speaks within a heartbeat interval.
     fn shorten_first_wait(&mut self) {
         self.reset_election_timer();
-        let id = self.id();
-        if self.conf.voters.iter().eq([&id]) {
-            // Nobody else can lead.
-            self.election_timeout = 1;
-        } else if self.config.initial_tick_advance {
+        if self.config.initial_tick_advance {
             let rest = 2 * self.config.heartbeat_ticks;
             self.election_elapsed = self.config.election_ticks.saturating_sub(rest);
         }
@@ -253,6 +251,11 @@ impl State {
     /// Whether this member may campaign at all.
     pub(super) fn is_promotable(&self) -> bool {
         self.conf.voters.contains(&self.id())
+    }
+
+    /// Whether nobody else can lead.
+    pub(super) fn is_alone(&self) -> bool {
+        self.conf.voters.iter().eq([&self.id()])
     }
 
     pub(super) fn reset_election_timer(&mut self) {

@@ -74,6 +74,7 @@ async fn make_aside(
         initial_cluster_token: config.initial_cluster_token.clone(),
         initial_advertise_peer_urls: Vec::new(),
         data_dir,
+        wal_dir: None,
         skip_hash_check: true,
         bump_revision: None,
     };

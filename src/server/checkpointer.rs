@@ -14,18 +14,19 @@ use super::shared::Shared;
 use super::state_check;
 use crate::apply::snapshot::Image;
 use crate::env::disk::Disk;
+use crate::env::pace::Pace;
 use crate::env::recorder;
-use crate::env::yield_now;
-use crate::mvcc::record::{Record, Value};
+use crate::mvcc::record::{Location, Record, Value};
 use crate::mvcc::revision::Revision;
+use crate::mvcc::store::Store;
 use crate::raft::message::Index;
 use crate::storage::checkpoint::{NextNumbers, clean_up, next_rewrite};
 use crate::storage::error::StorageError;
 use crate::storage::manifest::Manifest;
-use crate::storage::record as stored;
+use crate::storage::record::{self as stored, RecordRevision};
 use crate::storage::run::{Run, RunMeta};
 use crate::storage::run_writer::{RunWriter, rewrite};
-use std::ops::Range;
+use std::ops::{ControlFlow, Range};
 use std::path::PathBuf;
 use std::sync::Arc;
 use tokio::sync::mpsc;
@@ -157,6 +158,11 @@ impl Checkpointer {
         self.shared.env.disk.clone()
     }
 
+    /// For work that nobody waits for.
+    fn pace(&self) -> Pace {
+        Pace::new(self.shared.env.clock.clone())
+    }
+
     /// Makes a manifest durable.
     pub(super) async fn store(&self, manifest: &Manifest) -> Result<(), StorageError> {
         let begun = self.shared.env.clock.now();
@@ -262,21 +268,26 @@ impl Checkpointer {
     /// Lets the oldest values go from memory until the rest keeps to the budget.
     async fn evict(&mut self) -> Result<(), StorageError> {
         let budget = self.shared.checkpoints.resident_bytes;
+        let mut evicted = self.evicted;
         for meta in self.shared.runs.metas() {
             if self.shared.state().store.resident_bytes() <= budget {
-                return Ok(());
+                break;
             }
-            if to_revision(meta.last) <= self.evicted {
+            if to_revision(meta.last) <= evicted {
                 continue;
             }
-            self.move_values(meta.id, |store, revision, location| {
-                store.resident_bytes() > budget && store.relocate(revision, location)
-            })
-            .await?;
-            if self.shared.state().store.resident_bytes() > budget {
-                self.evicted = to_revision(meta.last);
-            }
+            let from = evicted;
+            let evict = |store: &mut Store, revision, location| {
+                if store.resident_bytes() <= budget {
+                    return ControlFlow::Break(());
+                }
+                store.relocate(revision, location);
+                evicted = revision;
+                ControlFlow::Continue(())
+            };
+            self.move_values(meta.id, from, evict).await?;
         }
+        self.evicted = evicted;
         Ok(())
     }
 
@@ -296,11 +307,10 @@ impl Checkpointer {
             let revision = Revision::new(record.main, record.sub);
             must_hide || shared.state().store.knows(revision)
         };
-        let written = rewrite(&self.disk(), &self.dir, id, &old, keep, |_, _| {}).await?;
+        let written = rewrite(&self.disk(), &self.dir, id, &old, keep, &mut self.pace()).await?;
         if written.is_some() {
             self.shared.runs.open(Run::open(&*self.disk(), &self.dir, id)?);
-            self.move_values(id, |store, revision, location| store.moved(revision, location))
-                .await?;
+            self.moved(id).await?;
         }
         self.shared.runs.replace(range, written.map(|meta| meta.id));
         self.rewritten = true;
@@ -311,19 +321,26 @@ impl Checkpointer {
         Ok(())
     }
 
-    /// Goes through a run in steps and offers every place to `take`.
-    pub(super) async fn move_values(
+    /// Tells the store that values which are not in memory stand in this run now.
+    pub(super) async fn moved(&self, id: u64) -> Result<(), StorageError> {
+        let moved = |store: &mut Store, revision, location| {
+            store.moved(revision, location);
+            ControlFlow::Continue(())
+        };
+        self.move_values(id, Revision::default(), moved).await
+    }
+
+    /// Goes through a run in steps, from a revision on, and offers every place to `take` until
+    /// that has enough.
+    async fn move_values(
         &self,
         id: u64,
-        mut take: impl FnMut(
-            &mut crate::mvcc::store::Store,
-            Revision,
-            crate::mvcc::record::Location,
-        ) -> bool,
+        from: Revision,
+        mut take: impl FnMut(&mut Store, Revision, Location) -> ControlFlow<()>,
     ) -> Result<(), StorageError> {
         let run = self.shared.runs.get(id).expect("it was just opened");
-        let mut scan = run.scan();
-        let mut more = true;
+        let mut scan = run.scan_from(RecordRevision { main: from.main, sub: from.sub });
+        let (mut pace, mut more) = (self.pace(), true);
         while more {
             let mut places = Vec::new();
             let mut read = 0;
@@ -343,10 +360,12 @@ impl Checkpointer {
             {
                 let mut state = self.shared.state_mut();
                 for (revision, place) in places {
-                    take(&mut state.store, revision, place);
+                    if take(&mut state.store, revision, place).is_break() {
+                        return Ok(());
+                    }
                 }
             }
-            yield_now().await;
+            pace.rest().await;
         }
         Ok(())
     }

@@ -92,7 +92,7 @@ use crate::raft::core::RaftCore;
 use crate::raft::state::Config;
 use crate::storage::checkpoint::NextNumbers;
 use crate::storage::data_dir::DataDir;
-use crate::storage::reserve::{self, Reserve};
+use crate::storage::reserve::Reserve;
 use crate::storage::wal::Wal;
 use crate::watch::hub::{Hub, HubOptions};
 use checkpointer::Checkpointer;
@@ -120,6 +120,8 @@ const INBOX_EVENTS: usize = 4096;
 pub struct ServerConfig {
     pub name: String,
     pub data_dir: PathBuf,
+    /// The log's own directory, if it has one.
+    pub wal_dir: Option<PathBuf>,
     /// The founders, or the members of the cluster to join: each a name and its peer URLs.
     pub initial_cluster: Vec<(String, Vec<String>)>,
     /// A member without data joins a running cluster, and founds none.
@@ -169,7 +171,7 @@ impl ServerConfig {
     }
 
     fn space(&self, env: &Env, data_dir: &DataDir) -> Space {
-        let reserve = data_dir.member_dir().join(reserve::FILE_NAME);
+        let reserve = data_dir.reserve_path();
         Space::new(SpaceParts {
             disk: env.disk.clone(),
             dir: data_dir.wal_dir(),
@@ -202,6 +204,7 @@ impl Default for ServerConfig {
         ServerConfig {
             name: "default".to_string(),
             data_dir: PathBuf::from("default.etcd"),
+            wal_dir: None,
             initial_cluster: vec![(
                 "default".to_string(),
                 vec!["http://localhost:2380".to_string()],

@@ -181,11 +181,12 @@ impl Node {
     /// A leader that can't make its own log durable holds everybody's writes up; somebody whose
     /// disk works takes over. (etcd's leader keeps its term: etcd issue 15247.)
     fn yield_leadership_if_stalled(&mut self, now: Mono) {
-        let Some(&(seq, since)) = self.writing.front() else { return };
-        let outstanding = now - since;
-        if outstanding < self.shared.election_timeout || seq == self.yielded_for {
+        let longest = self.writing.front().map(|&(seq, since)| (seq, now - since));
+        let longest = longest.filter(|(_, time)| *time >= self.shared.election_timeout);
+        self.core.set_disk_stalled(longest.is_some());
+        let Some((seq, outstanding)) = longest.filter(|(seq, _)| *seq != self.yielded_for) else {
             return;
-        }
+        };
         self.shared.env.recorder.record(&recorder::Event::SyncStalled { outstanding });
         if let Some(target) = self.furthest_follower() {
             self.yielded_for = seq;

@@ -45,7 +45,8 @@ pub struct Recovery {
 
 /// Opens the data directory, or makes it on the first start.
 pub async fn recover(config: &ServerConfig, env: &Env) -> Result<Recovery, StartError> {
-    let data_dir = DataDir::open(env.disk.clone(), &config.data_dir).await?;
+    let (disk, wal_dir) = (env.disk.clone(), config.wal_dir.as_deref());
+    let data_dir = DataDir::open_with_wal(disk, &config.data_dir, wal_dir).await?;
     let wal_dir = data_dir.wal_dir();
     let options = WalOptions { segment_bytes: config.segment_bytes };
     let mut remotes = Vec::new();

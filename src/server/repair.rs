@@ -289,8 +289,7 @@ impl Checkpointer {
         let written = writer.finish().await?;
         if written.is_some() {
             self.shared.runs.open(Run::open(&*self.disk(), &self.dir, id)?);
-            let moved = self.move_values(id, |store, revision, at| store.moved(revision, at));
-            moved.await?;
+            self.moved(id).await?;
         }
         drop(pin);
         self.shared.runs.replace(0..position + 1, written.map(|meta| meta.id));

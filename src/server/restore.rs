@@ -50,6 +50,8 @@ pub struct RestoreOptions {
     pub initial_advertise_peer_urls: Vec<String>,
     /// Must be empty or not there.
     pub data_dir: PathBuf,
+    /// The log's own directory, if it is to have one.
+    pub wal_dir: Option<PathBuf>,
     /// Takes the file also without its checksum: one that was copied from a data directory.
     pub skip_hash_check: bool,
     /// Raises the revision by so much, and compacts there.
@@ -251,10 +253,15 @@ pub async fn restore_as(
     me: u64,
 ) -> Result<RestoredMember, String> {
     let storage = |error: StorageError| error.to_string();
-    check_empty(&*disk, &options.data_dir)?;
+    check_empty(&*disk, "data-dir", &options.data_dir)?;
+    if let Some(dir) = &options.wal_dir {
+        check_empty(&*disk, "wal-dir", dir)?;
+    }
     let decoded = backup.decode()?;
     let mut lessor = decoded.lessor().map_err(|what| backup.error(what))?;
-    let data_dir = DataDir::open(disk.clone(), &options.data_dir).await.map_err(storage)?;
+    let wal_dir = options.wal_dir.as_deref();
+    let data_dir = DataDir::open_with_wal(disk.clone(), &options.data_dir, wal_dir).await;
+    let data_dir = data_dir.map_err(storage)?;
     let first_run = (me << 32) + 1;
     let mut writer = Runs::new(disk.clone(), data_dir.run_dir(), first_run);
     let mut newest: BTreeMap<Bytes, i64> = BTreeMap::new();
@@ -306,10 +313,10 @@ pub async fn restore_as(
     Ok(RestoredMember { cluster_id, member_id: me, revision, compact_revision, records })
 }
 
-fn check_empty(disk: &dyn Disk, dir: &Path) -> Result<(), String> {
+fn check_empty(disk: &dyn Disk, flag: &str, dir: &Path) -> Result<(), String> {
     let failed = |error| format!("cannot look into {}: {error}", dir.display());
     if disk.exists(dir).map_err(failed)? && !disk.list(dir).map_err(failed)?.is_empty() {
-        return Err(format!("data-dir {:?} not empty or could not be read", dir.display()));
+        return Err(format!("{flag} {:?} not empty or could not be read", dir.display()));
     }
     Ok(())
 }

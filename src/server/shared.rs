@@ -88,7 +88,7 @@ impl Default for CheckpointOptions {
             log_bytes: 64 << 20,
             keep_entries: 5_000,
             keep_bytes: 32 << 20,
-            resident_bytes: 64 << 20,
+            resident_bytes: 16 << 20,
             piece_bytes: 128 << 10,
             scrub_bytes_per_second: 1 << 20,
             scrub_interval: Duration::from_secs(60),

@@ -3,28 +3,44 @@
 use crate::env::disk::Disk;
 use crate::storage::directory;
 use crate::storage::error::StorageError;
+use crate::storage::reserve;
 use crate::storage::wal::Wal;
+use crate::storage::wal_location::{self, WalPlace};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+
+/// What belongs to the member, below the root.
+const MEMBER: &str = "member";
 
 /// A locked data directory; the lock lasts as long as this.
 ///
 /// ```text
 /// <root>/lock                    held by the process that uses the directory
-/// <root>/member/wal/             segments of the log
+/// <root>/member/wal/             segments of the log, unless they have a directory elsewhere
+/// <root>/member/wal.location     that directory
 /// <root>/member/runs/            runs and manifests
 /// <root>/flight/                 the flight recorder's; nothing here depends on it
 /// ```
 pub struct DataDir {
     disk: Arc<dyn Disk>,
     root: PathBuf,
+    wal: WalPlace,
     _lock: Box<dyn Send + Sync>,
 }
 
 impl DataDir {
     /// Locks `root`, making it and what belongs below it if it is not there.
     pub async fn open(disk: Arc<dyn Disk>, root: &Path) -> Result<DataDir, StorageError> {
+        DataDir::open_with_wal(disk, root, None).await
+    }
+
+    /// The same, with the log in a directory of its own.
+    pub async fn open_with_wal(
+        disk: Arc<dyn Disk>,
+        root: &Path,
+        wal_dir: Option<&Path>,
+    ) -> Result<DataDir, StorageError> {
         let failed = |error| StorageError::io(root, "making the data directory", error);
         disk.create_dir_all(root).map_err(failed)?;
         let lock_path = root.join("lock");
@@ -32,15 +48,11 @@ impl DataDir {
             io::ErrorKind::WouldBlock => StorageError::Locked { path: root.to_path_buf() },
             _ => StorageError::io(&lock_path, "locking", error),
         })?;
-        let data_dir = DataDir { disk, root: root.to_path_buf(), _lock: lock };
-        data_dir.make_below().await?;
+        let wal = wal_location::locate(&*disk, &root.join(MEMBER), wal_dir).await?;
+        let data_dir = DataDir { disk, root: root.to_path_buf(), wal, _lock: lock };
+        directory::make_durable(&*data_dir.disk, &data_dir.run_dir()).await?;
         data_dir.check_writable().await?;
         Ok(data_dir)
-    }
-
-    async fn make_below(&self) -> Result<(), StorageError> {
-        directory::make_durable(&*self.disk, &self.wal_dir()).await?;
-        directory::make_durable(&*self.disk, &self.run_dir()).await
     }
 
     /// Finds out before the first write of consensus whether files can be made here.
@@ -83,11 +95,18 @@ impl DataDir {
     }
 
     pub fn member_dir(&self) -> PathBuf {
-        self.root.join("member")
+        self.root.join(MEMBER)
     }
 
     pub fn wal_dir(&self) -> PathBuf {
-        self.member_dir().join("wal")
+        self.wal.dir.clone()
+    }
+
+    /// The reserve of room is on the disk of the log.
+    pub fn reserve_path(&self) -> PathBuf {
+        let elsewhere = self.wal.lock.is_some();
+        let dir = if elsewhere { self.wal_dir() } else { self.member_dir() };
+        dir.join(reserve::FILE_NAME)
     }
 
     pub fn run_dir(&self) -> PathBuf {

@@ -24,6 +24,10 @@ pub enum StorageError {
     NotInitialised { path: PathBuf },
     /// The directory holds the data of a member already.
     AlreadyInitialised { path: PathBuf },
+    /// The log of the member stands elsewhere than it was asked for.
+    WalElsewhere { asked: PathBuf, found: PathBuf },
+    /// The directory of the log is not what it was.
+    WalGone { path: PathBuf },
     /// Somebody else has the data directory.
     Locked { path: PathBuf },
     /// An earlier write failed or was abandoned, so what the disk holds is unknown.
@@ -81,6 +85,20 @@ impl fmt::Display for StorageError {
                 write!(out, "{} holds the data of a member already; ", path.display())?;
                 out.write_str("choose an empty directory")
             }
+            StorageError::WalElsewhere { asked, found } => {
+                write!(out, "the log of this member is in {}, ", found.display())?;
+                write!(
+                    out,
+                    "and not in {}; start with --wal-dir={}, ",
+                    asked.display(),
+                    found.display()
+                )?;
+                out.write_str("or move its files first")
+            }
+            StorageError::WalGone { path } => {
+                write!(out, "{} does not hold the log of this member any more; ", path.display())?;
+                out.write_str("see that its disk is mounted")
+            }
             StorageError::Locked { path } => {
                 write!(out, "{} is locked: another process uses this directory; ", path.display())?;
                 out.write_str("stop it, or give this one its own directory")
@@ -103,6 +121,8 @@ impl std::error::Error for StorageError {
             | StorageError::Newer { .. }
             | StorageError::NotInitialised { .. }
             | StorageError::AlreadyInitialised { .. }
+            | StorageError::WalElsewhere { .. }
+            | StorageError::WalGone { .. }
             | StorageError::Locked { .. }
             | StorageError::Poisoned { .. } => None,
         }

@@ -34,3 +34,4 @@ pub mod segment;
 pub mod varint;
 pub mod verify;
 pub mod wal;
+pub mod wal_location;

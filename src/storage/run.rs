@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! header    magic 8 | version u32 | crc u32 | run id u64 | zeros to 64 bytes
-//! block     crc u32 | length u32 | records ...                  about 16 KiB each
+//! block     crc u32 | length u32 | records ...                  about 4 KiB each
 //! index     for each block: offset u64 | crc u32 | length u32 | records u32 | main i64 | sub i64
 //! trailer   index offset u64 | index length u64 | records u64 | first, last revision 4 x i64 |
 //!           index crc u32 | magic u32 | crc u32 | zeros u32     72 bytes, the end of the file
@@ -23,6 +23,8 @@ use std::sync::Arc;
 pub const MAGIC: [u8; 8] = *b"detcdRUN";
 pub const VERSION: u32 = 1;
 pub const HEADER_BYTES: u64 = 64;
+/// How much of a run is read at once by who goes through all of it.
+const SCAN_BYTES: u64 = 256 << 10;
 pub const BLOCK_HEADER_BYTES: usize = 8;
 pub const TRAILER_BYTES: usize = 72;
 pub const TRAILER_MAGIC: u32 = 0x4e55_5244;
@@ -53,6 +55,13 @@ pub struct BlockEntry {
     pub length: u32,
     pub records: u32,
     pub first: RecordRevision,
+}
+
+impl BlockEntry {
+    /// Where the next block begins.
+    fn end(&self) -> u64 {
+        self.offset + BLOCK_HEADER_BYTES as u64 + u64::from(self.length)
+    }
 }
 
 pub fn file_name(id: u64) -> String {
@@ -156,7 +165,7 @@ impl Trailer {
     }
 }
 
-/// An open run. Its index is in memory, 36 bytes for every 16 KiB.
+/// An open run. Its index is in memory, 36 bytes for every 4 KiB.
 pub struct Run {
     path: PathBuf,
     file: Arc<dyn File>,
@@ -304,7 +313,12 @@ impl Run {
         let mut bytes = BytesMut::zeroed(BLOCK_HEADER_BYTES + block.length as usize);
         let read = self.file.read_at(block.offset, &mut bytes);
         read.map_err(|error| StorageError::io(&self.path, "reading a block of", error))?;
-        let bytes = bytes.freeze();
+        self.verified(number, bytes.freeze())
+    }
+
+    /// The records of a block that was read.
+    fn verified(&self, number: usize, bytes: Bytes) -> Result<Bytes, StorageError> {
+        let block = &self.index[number];
         let word = |at: usize| u32::from_le_bytes(bytes[at..at + 4].try_into().expect("4 bytes"));
         let records = bytes.slice(BLOCK_HEADER_BYTES..);
         let verifies = word(0) == block.crc
@@ -317,10 +331,37 @@ impl Run {
         Ok(records)
     }
 
-    /// All records in order, one block in memory at a time. Keys and values share the memory of
-    /// their block: copy what is to be kept.
+    /// All records in order, some blocks in memory at a time. Keys and values share the memory of
+    /// the blocks: copy what is to be kept.
     pub fn scan(&self) -> Scan<'_> {
-        Scan { run: self, next_block: 0, block: Bytes::new(), offset: 0, at: 0, before: 0, left: 0 }
+        self.scan_from(RecordRevision::default())
+    }
+
+    /// The records from `revision` on, and perhaps some before it.
+    pub fn scan_from(&self, revision: RecordRevision) -> Scan<'_> {
+        let after = self.index.partition_point(|block| block.first <= revision);
+        Scan {
+            run: self,
+            next_block: after.saturating_sub(1),
+            ahead: Bytes::new(),
+            block: Bytes::new(),
+            offset: 0,
+            at: 0,
+            before: 0,
+            left: 0,
+        }
+    }
+
+    /// Blocks from `first` on as they are, as many as fit into one read, and one at the least.
+    fn read_ahead(&self, first: usize) -> Result<Bytes, StorageError> {
+        let begin = self.index[first].offset;
+        let ends = self.index[first..].iter().map(|block| block.end() - begin);
+        let within = ends.clone().take_while(|end| *end <= SCAN_BYTES).last();
+        let length = within.or(ends.clone().next()).expect("there is a first block");
+        let mut bytes = BytesMut::zeroed(usize::try_from(length).expect("a block fits memory"));
+        let read = self.file.read_at(begin, &mut bytes);
+        read.map_err(|error| StorageError::io(&self.path, "reading blocks of", error))?;
+        Ok(bytes.freeze())
     }
 
     /// Reads a piece of the file as it is, for sending it to another member.
@@ -344,6 +385,8 @@ pub struct Stored {
 pub struct Scan<'a> {
     run: &'a Run,
     next_block: usize,
+    /// Blocks from the next one on that were read with others.
+    ahead: Bytes,
     block: Bytes,
     /// Where in the file the records of the block begin.
     offset: u64,
@@ -360,7 +403,11 @@ impl Scan<'_> {
                 return Err(self.damaged("a block holds fewer records than the index says"));
             }
             let Some(entry) = self.run.index.get(self.next_block) else { return Ok(None) };
-            self.block = self.run.block(self.next_block)?;
+            if self.ahead.is_empty() {
+                self.ahead = self.run.read_ahead(self.next_block)?;
+            }
+            let bytes = self.ahead.split_to((entry.end() - entry.offset) as usize);
+            self.block = self.run.verified(self.next_block, bytes)?;
             self.offset = entry.offset + BLOCK_HEADER_BYTES as u64;
             (self.at, self.before, self.left) = (0, 0, entry.records);
             self.next_block += 1;

@@ -1,6 +1,7 @@
 //! Making runs: from records in order, or from other runs.
 
 use crate::env::disk::{Disk, File};
+use crate::env::pace::Pace;
 use crate::env::yield_now;
 use crate::storage::error::StorageError;
 use crate::storage::record::{Record, RecordRevision, ValuePlace};
@@ -13,11 +14,11 @@ use std::sync::Arc;
 
 /// A block is closed once it is this long: a read verifies a whole block, so a longer one makes
 /// reads of single values dearer, and a shorter one makes the index longer.
-const BLOCK_BYTES: usize = 16 << 10;
+const BLOCK_BYTES: usize = 4 << 10;
 /// How much is encoded between two moments where other tasks may run.
 pub const CHUNK_BYTES: usize = 256 << 10;
 /// How much is written between two syncs, so that the log's syncs never wait behind more.
-pub const SYNC_BYTES: u64 = 4 << 20;
+pub const SYNC_BYTES: u64 = 1 << 20;
 
 /// A run that is being written, under a temporary name.
 pub struct RunWriter {
@@ -213,14 +214,15 @@ pub async fn write_run(
 /// Writes what `keep` wants of several runs as one, run `id`, in the order of revisions.
 ///
 /// The runs must not hold the same revision twice. A tombstone may go only if no older run holds
-/// a record of its key, which only the caller can know.
+/// a record of its key, which only the caller can know. Writers do not wait for it, so it keeps to
+/// `pace`.
 pub async fn rewrite(
     disk: &Arc<dyn Disk>,
     dir: &Path,
     id: u64,
     runs: &[&Run],
     mut keep: impl FnMut(&Record) -> bool,
-    mut placed: impl FnMut(&Record, ValuePlace),
+    pace: &mut Pace,
 ) -> Result<Option<RunMeta>, StorageError> {
     let mut writer = RunWriter::new(disk.clone(), dir, id)?;
     let mut scans: Vec<Peekable<Scan<'_>>> = runs.iter().map(|run| run.scan().peekable()).collect();
@@ -229,13 +231,12 @@ pub async fn rewrite(
         let record = stored.record;
         read += record.key.len() + record.value.len();
         if keep(&record) {
-            let place = writer.push(&record).await?;
-            placed(&record, place);
+            writer.push(&record).await?;
         }
         if read >= CHUNK_BYTES {
             // Also where nothing is kept, and so nothing written.
             read = 0;
-            yield_now().await;
+            pace.rest().await;
         }
     }
     writer.finish().await
@@ -263,6 +264,7 @@ fn next_of(scans: &mut [Peekable<Scan<'_>>]) -> Result<Option<Stored>, StorageEr
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::env::clock::ManualClock;
     use crate::env::mem_disk::MemDisk;
     use crate::storage::run_receiver::verify_run;
     use bytes::Bytes;
@@ -342,12 +344,13 @@ mod tests {
         let (first, second) = (open(1), open(2));
         let both = [&first, &second];
         let keep = |record: &Record| record.main % 3 != 0;
-        let merged = rewrite(&disk, dir(), 3, &both, keep, |_, _| {});
+        let mut pace = Pace::new(Arc::new(ManualClock::new()));
+        let merged = rewrite(&disk, dir(), 3, &both, keep, &mut pace);
         let meta = block_on(merged).expect("in memory").expect("some are kept");
         let expected: Vec<_> = records(1..500, 100).into_iter().filter(keep).collect();
         assert_eq!(all(&open(3)), expected);
         assert_eq!(meta.records, expected.len() as u64);
-        let nothing = rewrite(&disk, dir(), 9, &both, |_| false, |_, _| {});
+        let nothing = rewrite(&disk, dir(), 9, &both, |_| false, &mut pace);
         assert_eq!(block_on(nothing).expect("in memory"), None);
     }
 

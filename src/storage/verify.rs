@@ -6,6 +6,7 @@ use crate::storage::manifest::{self, Manifest};
 use crate::storage::replay::replay;
 use crate::storage::run::{self, Run, RunMeta};
 use crate::storage::run_receiver::verify_run;
+use crate::storage::wal_location;
 use std::collections::BTreeSet;
 use std::path::Path;
 
@@ -23,7 +24,7 @@ pub struct Looked {
 pub async fn verify(disk: &dyn Disk, data_dir: &Path) -> Result<Vec<Looked>, StorageError> {
     let lock = data_dir.join("lock");
     let failed = |error| StorageError::io(&lock, "locking", error);
-    let wal = data_dir.join("member/wal");
+    let wal = wal_location::find(disk, &data_dir.join("member"))?;
     if !disk.exists(&wal).map_err(failed)? {
         return Err(StorageError::NotInitialised { path: wal });
     }
@@ -55,7 +56,7 @@ pub async fn verify(disk: &dyn Disk, data_dir: &Path) -> Result<Vec<Looked>, Sto
             found.push(Looked { what, damage });
         }
     }
-    found.push(match replay(disk, &data_dir.join("member/wal"), after.unwrap_or(0)) {
+    found.push(match replay(disk, &wal, after.unwrap_or(0)) {
         Ok(log) => {
             let what = format!("log: {} segments, to {}", log.segments.len(), log.last_index);
             Looked { what, damage: None }

@@ -8,6 +8,7 @@ use detcd::pb::etcdserverpb as pb;
 use pb::watch_client::WatchClient;
 use pb::watch_request::RequestUnion;
 use process::Cluster;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 /// On a machine with much else to do.
@@ -74,4 +75,28 @@ async fn a_member_that_fell_behind_the_log_comes_back_by_a_snapshot() {
     let compact = pb::CompactionRequest { revision: last, physical: true };
     bounded(kv(&urls[lagging]).compact(compact)).await.expect("a compaction");
     assert_eq!(watched(&urls[led], last, last).await, [last]);
+}
+
+#[tokio::test]
+async fn a_log_on_a_disk_of_its_own_is_never_left_behind() {
+    let mut cluster = Cluster::prepare(&program(), 1, &[]).expect("a member is prepared");
+    let url = cluster.endpoints().remove(0);
+    let wal_dir = cluster.members[0].dir.with_extension("wal");
+    let flag = |dir: &Path| format!("--wal-dir={}", dir.display());
+    cluster.spawn_with(0, &[&flag(&wal_dir)]).expect("the program runs");
+    cluster.wait_ready(0, PATIENCE).expect("the member serves");
+    put(&url, "key", "value").await.expect("a put");
+    assert!(!cluster.members[0].dir.join("member/wal").exists(), "the log is elsewhere");
+    cluster.kill(0).expect("the member dies");
+    // Without the flag it finds its log, and with another one it does not begin afresh.
+    cluster.spawn(0).expect("the member starts again");
+    cluster.wait_ready(0, PATIENCE).expect("the member serves again");
+    assert_eq!(everything(&url).await.len(), 1);
+    cluster.kill(0).expect("the member dies");
+    let other = cluster.members[0].dir.with_extension("other");
+    cluster.spawn_with(0, &[&flag(&other)]).expect("the program runs");
+    let status = cluster.wait_exit(0, PATIENCE).expect("a process to wait for");
+    assert!(status.is_some_and(|status| !status.success()), "{status:?}");
+    let log = cluster.log(0).expect("the member writes a log");
+    assert!(log.contains(&*wal_dir.to_string_lossy()), "it says where the log is:\n{log}");
 }

@@ -3,27 +3,32 @@
 //!
 //! `cargo test --features compat --test migration -- --etcd PATH --etcdctl PATH`: the second makes
 //! etcd's data directories from backups, so it must be of a release that still can (up to 3.5).
+//! `--keys 1000000` carries that many, and says how long each step took and in how much memory.
 
 use detcd::pb::etcdserverpb as pb;
+use futures::{StreamExt, TryStreamExt};
 use pb::auth_client::AuthClient;
 use pb::kv_client::KvClient;
 use pb::lease_client::LeaseClient;
 use pb::maintenance_client::MaintenanceClient;
-use process::{Cluster, scratch_dir};
+use process::{Cluster, scratch_dir, usage};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tonic::transport::{Channel, Endpoint};
 
+const QUOTA: [&str; 1] = ["--quota-backend-bytes=8589934592"];
 const READY_MAX: Duration = Duration::from_secs(60);
-const KEYS: u32 = 3_000;
+const KEYS: u64 = 1_500;
+/// Puts under way at once while the state is made.
+const WRITERS: usize = 200;
 
 type Outcome<T> = Result<T, String>;
 
 fn main() -> ExitCode {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.expect("a runtime");
-    match options().and_then(|(etcd, etcdctl)| runtime.block_on(run(&etcd, &etcdctl))) {
+    match options().and_then(|options| runtime.block_on(run(&options))) {
         Ok(()) => {
             println!("test result: ok. 1 passed; 0 failed;");
             ExitCode::SUCCESS
@@ -35,18 +40,25 @@ fn main() -> ExitCode {
     }
 }
 
-fn options() -> Outcome<(PathBuf, PathBuf)> {
-    let (mut etcd, mut etcdctl) = (None, None);
+struct Options {
+    etcd: PathBuf,
+    etcdctl: PathBuf,
+    keys: u64,
+}
+
+fn options() -> Outcome<Options> {
+    let (mut etcd, mut etcdctl, mut keys) = (None, None, KEYS);
     let mut words = std::env::args().skip(1);
     while let Some(word) = words.next() {
-        let value = words.next().map(PathBuf::from);
+        let value = words.next().ok_or_else(|| format!("{word} needs a value"))?;
         match word.as_str() {
-            "--etcd" => etcd = value,
-            "--etcdctl" => etcdctl = value,
+            "--etcd" => etcd = Some(PathBuf::from(value)),
+            "--etcdctl" => etcdctl = Some(PathBuf::from(value)),
+            "--keys" => keys = value.parse().map_err(|error| format!("--keys: {error}"))?,
             unknown => return Err(format!("no option {unknown}")),
         }
     }
-    let both = etcd.zip(etcdctl);
+    let both = etcd.zip(etcdctl).map(|(etcd, etcdctl)| Options { etcd, etcdctl, keys });
     both.ok_or_else(|| "name a real etcd and its etcdctl: --etcd PATH --etcdctl PATH".to_string())
 }
 
@@ -56,28 +68,29 @@ struct Facts {
     hash: u32,
     revision: i64,
     compact_revision: i64,
-    kvs: usize,
+    kvs: i64,
     leases: Vec<(i64, i64)>,
     compacted: String,
 }
 
-async fn run(etcd: &Path, etcdctl: &Path) -> Outcome<()> {
+async fn run(options: &Options) -> Outcome<()> {
+    let (etcd, etcdctl) = (options.etcd.as_path(), options.etcdctl.as_path());
     let detcd = Path::new(env!("CARGO_BIN_EXE_detcd"));
     let detcdutl = Path::new(env!("CARGO_BIN_EXE_detcdutl"));
     let dir = scratch_dir("migration").map_err(|error| error.to_string())?;
-    let cluster = Cluster::start(etcd, 1, &[]).map_err(|error| error.to_string())?;
+    let cluster = Cluster::start(etcd, 1, &QUOTA).map_err(|error| error.to_string())?;
     let channel = connect(&cluster).await?;
-    fill(&channel).await?;
+    fill(&channel, options.keys).await?;
     let mut before = facts(&channel).await?;
     let mut file = dir.join("0.db");
     save(&channel, &file).await?;
     drop(cluster);
     let ways = [(detcd, detcdutl), (etcd, etcdctl), (detcd, detcdutl)];
     for (step, (server, tool)) in ways.into_iter().enumerate() {
+        let name = server.file_name().unwrap_or_default().display();
         let cluster = restore(server, tool, &file)?;
         let channel = connect(&cluster).await?;
         let now = facts(&channel).await?;
-        let name = server.file_name().unwrap_or_default().display();
         if now != before {
             return Err(format!("step {step}, {name}:\nbefore {before:?}\nnow    {now:?}"));
         }
@@ -85,6 +98,7 @@ async fn run(etcd: &Path, etcdctl: &Path) -> Outcome<()> {
         // And it goes on from there.
         put(&channel, "behind", &format!("step {step}"), 0).await?;
         before = facts(&channel).await?;
+        println!("  memory: {:.0} MiB", usage::peak_rss_mib(&cluster.pids()));
         file = dir.join(format!("{}.db", step + 1));
         save(&channel, &file).await?;
     }
@@ -93,8 +107,9 @@ async fn run(etcd: &Path, etcdctl: &Path) -> Outcome<()> {
 
 /// Makes a data directory from a backup with the server's own tool, and starts the server on it.
 fn restore(server: &Path, tool: &Path, file: &Path) -> Outcome<Cluster> {
-    let mut cluster = Cluster::prepare(server, 1, &[]).map_err(|error| error.to_string())?;
+    let mut cluster = Cluster::prepare(server, 1, &QUOTA).map_err(|error| error.to_string())?;
     let member = &cluster.members[0];
+    let begun = Instant::now();
     let output = Command::new(tool)
         .env("ETCDCTL_API", "3")
         .args(["snapshot", "restore"])
@@ -110,8 +125,10 @@ fn restore(server: &Path, tool: &Path, file: &Path) -> Outcome<Cluster> {
         let text = String::from_utf8_lossy(&output.stderr);
         return Err(format!("{} refused the backup: {text}", tool.display()));
     }
+    let (restored, begun) = (begun.elapsed(), Instant::now());
     cluster.spawn(0).map_err(|error| error.to_string())?;
     cluster.wait_ready(0, READY_MAX).map_err(|error| error.to_string())?;
+    println!("  restored in {restored:.1?}, ready after {:.1?}", begun.elapsed());
     Ok(cluster)
 }
 
@@ -130,7 +147,7 @@ async fn put(channel: &Channel, key: &str, value: &str, lease: i64) -> Outcome<i
 }
 
 /// Keys with history, deletes, large values, leases, users and a compaction among them.
-async fn fill(channel: &Channel) -> Outcome<()> {
+async fn fill(channel: &Channel, keys: u64) -> Outcome<()> {
     let mut kv = KvClient::new(channel.clone());
     let mut leases = LeaseClient::new(channel.clone());
     let failed = |error: tonic::Status| error.to_string();
@@ -138,18 +155,21 @@ async fn fill(channel: &Channel) -> Outcome<()> {
         let grant = pb::LeaseGrantRequest { id, ttl: 5000 };
         leases.lease_grant(grant).await.map_err(failed)?;
     }
-    let mut revision = 0;
-    for n in 0..KEYS {
-        let lease = if n % 10 == 0 { 71 + i64::from(n % 20 / 10) } else { 0 };
+    let write = |n: u64| async move {
+        let lease = if n.is_multiple_of(10) { 71 + (n % 20 / 10) as i64 } else { 0 };
         let value = "v".repeat((n % 400) as usize);
-        revision = put(channel, &format!("key {}", n % (KEYS / 3)), &value, lease).await?;
-        if n % 50 == 0 {
+        put(channel, &format!("key {}", n % keys), &value, lease).await?;
+        if n.is_multiple_of(50) {
             let key = format!("key {}", n / 3).into();
             let delete = pb::DeleteRangeRequest { key, ..Default::default() };
-            kv.delete_range(delete).await.map_err(failed)?;
+            KvClient::new(channel.clone()).delete_range(delete).await.map_err(failed)?;
         }
-    }
-    put(channel, "large", &"x".repeat(1_000_000), 0).await?;
+        Ok::<(), String>(())
+    };
+    // Every key has a history of two puts.
+    let writes = futures::stream::iter(0..2 * keys).map(write).buffer_unordered(WRITERS);
+    writes.try_collect::<()>().await?;
+    let revision = put(channel, "large", &"x".repeat(1_000_000), 0).await?;
     let compaction = pb::CompactionRequest { revision: revision / 2, physical: true };
     kv.compact(compaction).await.map_err(failed)?;
     put(channel, "key 1", "behind the compaction", 72).await?;
@@ -167,13 +187,14 @@ async fn facts(channel: &Channel) -> Outcome<Facts> {
     let mut maintenance = MaintenanceClient::new(channel.clone());
     let hashed = maintenance.hash_kv(pb::HashKvRequest { revision: 0 }).await;
     let hashed = hashed.map_err(failed)?.into_inner();
-    let mut kv = KvClient::new(channel.clone()).max_decoding_message_size(usize::MAX);
-    let all =
-        pb::RangeRequest { key: vec![0].into(), range_end: vec![0].into(), ..Default::default() };
+    let mut kv = KvClient::new(channel.clone());
+    let (key, range_end) = (vec![0].into(), vec![0].into());
+    let all = pb::RangeRequest { key, range_end, count_only: true, ..Default::default() };
     let range = kv.range(all.clone()).await.map_err(failed)?.into_inner();
     let old = pb::RangeRequest { revision: hashed.compact_revision - 1, ..all };
     let compacted = kv.range(old).await.err().map_or(String::new(), |error| error.to_string());
-    let mut client = LeaseClient::new(channel.clone());
+    let client = LeaseClient::new(channel.clone());
+    let mut client = client.max_decoding_message_size(usize::MAX);
     let listed = client.lease_leases(pb::LeaseLeasesRequest {}).await.map_err(failed)?;
     let mut leases = Vec::new();
     for lease in listed.into_inner().leases {
@@ -187,7 +208,7 @@ async fn facts(channel: &Channel) -> Outcome<Facts> {
         hash: hashed.hash,
         revision: range.header.map_or(0, |header| header.revision),
         compact_revision: hashed.compact_revision,
-        kvs: range.kvs.len(),
+        kvs: range.count,
         leases,
         compacted,
     })
@@ -195,11 +216,14 @@ async fn facts(channel: &Channel) -> Outcome<Facts> {
 
 async fn save(channel: &Channel, file: &Path) -> Outcome<()> {
     let failed = |error: tonic::Status| error.to_string();
+    let begun = Instant::now();
     let mut maintenance = MaintenanceClient::new(channel.clone());
     let stream = maintenance.snapshot(pb::SnapshotRequest {}).await.map_err(failed)?;
     let (mut stream, mut bytes) = (stream.into_inner(), Vec::new());
     while let Some(piece) = stream.message().await.map_err(failed)? {
         bytes.extend_from_slice(&piece.blob);
     }
+    let mib = bytes.len() as f64 / f64::from(1 << 20);
+    println!("  backup of {mib:.1} MiB in {:.1?}", begun.elapsed());
     std::fs::write(file, bytes).map_err(|error| error.to_string())
 }

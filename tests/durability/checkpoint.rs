@@ -3,7 +3,9 @@
 
 use crate::{shared, sim_disk};
 use bytes::Bytes;
+use detcd::env::clock::ManualClock;
 use detcd::env::disk::Disk;
+use detcd::env::pace::Pace;
 use detcd::raft::message::{ConfState, Entry, EntryKind, HardState};
 use detcd::storage::checkpoint::{self, Checkpoint, Recovery, next_numbers};
 use detcd::storage::data_dir::DataDir;
@@ -17,6 +19,7 @@ use futures::executor::block_on;
 use sim::disk::SimDisk;
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 const METADATA: WalMetadata = WalMetadata { cluster_id: 0xc1, member_id: 0xa1 };
 const OPTIONS: WalOptions = WalOptions { segment_bytes: 2048 };
@@ -189,7 +192,8 @@ impl Member {
         let runs: Vec<_> = checkpoint.runs.iter().collect();
         let id = next_numbers(&*disk, &run_dir(), 0, None)?.run;
         let keep = |record: &Record| !is_dead(record.main, compact);
-        let run = rewrite(&disk, &run_dir(), id, &runs, keep, |_, _| {}).await?;
+        let mut pace = Pace::new(Arc::new(ManualClock::new()));
+        let run = rewrite(&disk, &run_dir(), id, &runs, keep, &mut pace).await?;
         manifest.runs = run.into_iter().collect();
         manifest.compact_revision = compact;
         self.adopt(manifest).await?;
