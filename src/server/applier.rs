@@ -6,6 +6,7 @@ use super::shared::Shared;
 use super::watch_stream;
 use crate::apply::machine::StateMachine;
 use crate::apply::outcome::{LeaseFact, Outcome};
+use crate::env::pace::Pace;
 use crate::env::recorder::{self, Standing};
 use crate::error::Error;
 use crate::pb::etcdserverpb::{AlarmMember, AlarmType};
@@ -278,6 +279,7 @@ pub async fn compactor(shared: Arc<Shared>) {
     loop {
         shared.compact.notified().await;
         let begun = shared.env.clock.now();
+        let mut pace = Pace::new(shared.env.clock.clone());
         loop {
             let (more, revision) = {
                 shared.sweep_pins.wait_for(|pins| *pins == 0).await;
@@ -299,7 +301,7 @@ pub async fn compactor(shared: Arc<Shared>) {
                 metrics.mvcc_db_compaction_last.set(i64::try_from(wall).unwrap_or(i64::MAX));
                 break;
             }
-            crate::env::yield_now().await;
+            pace.rest().await;
         }
     }
 }
