@@ -4,6 +4,7 @@
 //! the simulator runs it too.
 
 mod local_cluster;
+mod memory;
 
 use detcd::config::settings::{self, ClusterState, Config, ConfigError, LogLevel, Start};
 use detcd::config::url::{self, Url};
@@ -11,7 +12,6 @@ use detcd::env::Env;
 use detcd::env::clock::RealClock;
 use detcd::env::flight::Recording;
 use detcd::env::flight::line::Writer;
-use detcd::env::memory::give_back_freed;
 use detcd::env::real_disk::RealDisk;
 use detcd::env::recorder::{NoRecorder, Recorder};
 use detcd::http::{self, Options, Site};
@@ -155,8 +155,8 @@ async fn serve(config: Config) -> Result<(), String> {
         Some(flight) => flight.recorder.clone(),
         None => Arc::new(NoRecorder),
     };
+    tokio::spawn(memory::give_back_freed(clock.clone()));
     let env = Env { clock, disk: Arc::new(RealDisk), seed, recorder };
-    tokio::spawn(give_back_freed());
     let started = Server::start(server_config(&config), env).await.map_err(|e| e.to_string());
     let ended = match started {
         Ok(server) => run_until_told(server, listeners, &config, [interrupt, terminate]).await,

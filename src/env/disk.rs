@@ -35,6 +35,11 @@ pub trait Disk: Send + Sync {
     /// Removes a file. Who has it open can still read it.
     fn remove(&self, path: &Path) -> io::Result<()>;
 
+    /// Removes a file that may be long: a file system takes some ten milliseconds for that.
+    fn remove_long<'a>(&'a self, path: &'a Path) -> BoxFuture<'a, io::Result<()>> {
+        Box::pin(async move { self.remove(path) })
+    }
+
     /// The names in a directory, files and directories alike, sorted.
     fn list(&self, dir: &Path) -> io::Result<Vec<String>>;
 

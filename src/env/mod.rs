@@ -13,8 +13,6 @@ pub mod clock;
 pub mod disk;
 pub mod flight;
 pub mod mem_disk;
-#[cfg(not(madsim))]
-pub mod memory;
 pub mod pace;
 pub mod real_disk;
 pub mod recorder;

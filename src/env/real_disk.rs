@@ -53,6 +53,11 @@ impl Disk for RealDisk {
         fs::remove_file(path)
     }
 
+    fn remove_long<'a>(&'a self, path: &'a Path) -> BoxFuture<'a, io::Result<()>> {
+        let path = path.to_path_buf();
+        Box::pin(blocking(move || fs::remove_file(path)))
+    }
+
     fn list(&self, dir: &Path) -> io::Result<Vec<String>> {
         let mut names = Vec::new();
         for entry in fs::read_dir(dir)? {

@@ -5,6 +5,7 @@
 //! which belong to another task.
 
 use super::event::Event;
+use super::log_remover::LogRemover;
 use super::peers::Peers;
 use super::shared::{Shared, StopReason};
 use crate::env::recorder;
@@ -35,10 +36,14 @@ pub async fn run(
     peers: Arc<Peers>,
     shared: Arc<Shared>,
 ) {
-    let mut writer = LogWriter { wal, jobs, put_off: VecDeque::new(), peers, shared };
+    let remover = LogRemover::start(shared.clone());
+    let mut writer = LogWriter { wal, jobs, put_off: VecDeque::new(), remover, peers, shared };
     while let Some(job) = writer.next().await {
         let done = match job {
-            LogJob::Release { up_to } => writer.wal.release(up_to).await.map(|_| ()),
+            LogJob::Release { up_to } => {
+                writer.remover.remove(writer.wal.detach(up_to));
+                Ok(())
+            }
             LogJob::Write(first) => writer.write_batch(first).await,
         };
         if let Err(error) = done {
@@ -54,6 +59,7 @@ struct LogWriter {
     jobs: mpsc::UnboundedReceiver<LogJob>,
     /// What came while the log waited, in order; before anything that is still in `jobs`.
     put_off: VecDeque<LogJob>,
+    remover: LogRemover,
     peers: Arc<Peers>,
     shared: Arc<Shared>,
 }

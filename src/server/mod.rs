@@ -51,6 +51,7 @@ pub mod keep_alive;
 pub mod lease_driver;
 pub mod leave;
 pub mod load;
+mod log_remover;
 pub mod log_writer;
 pub mod lost_state;
 pub mod maintenance;

@@ -241,7 +241,8 @@ pub async fn clean_up(
 async fn remove_all(disk: &dyn Disk, dir: &Path, names: &[String]) -> Result<(), StorageError> {
     for name in names {
         let path = dir.join(name);
-        disk.remove(&path).map_err(|error| StorageError::io(&path, "removing", error))?;
+        let removed = disk.remove_long(&path).await;
+        removed.map_err(|error| StorageError::io(&path, "removing", error))?;
     }
     if names.is_empty() {
         return Ok(());

@@ -127,6 +127,30 @@ impl Content {
     }
 }
 
+/// Segments that are no part of the log any more, and still on the disk.
+#[must_use]
+pub struct Detached {
+    disk: Arc<dyn Disk>,
+    dir: PathBuf,
+    segments: Vec<PathBuf>,
+}
+
+impl Detached {
+    /// Removes them, and says how many that were. Replay copes with any subset of these removals.
+    pub async fn remove(self) -> Result<usize, StorageError> {
+        for path in &self.segments {
+            let removed = self.disk.remove_long(path).await;
+            removed.map_err(|error| StorageError::io(path, "removing", error))?;
+        }
+        if !self.segments.is_empty() {
+            // The room should be free for good once this returns.
+            let synced = self.disk.sync_dir(&self.dir).await;
+            synced.map_err(|error| StorageError::io(&self.dir, "syncing", error))?;
+        }
+        Ok(self.segments.len())
+    }
+}
+
 /// An open log, positioned behind its last batch.
 pub struct Wal {
     disk: Arc<dyn Disk>,
@@ -327,23 +351,19 @@ impl Wal {
     /// Removes the segments that hold nothing above `up_to`; the one in use stays. Returns how
     /// many went.
     pub async fn release(&mut self, up_to: u64) -> Result<usize, StorageError> {
-        let mut removed = 0;
+        self.detach(up_to).remove().await
+    }
+
+    /// Like `release`, for who removes the segments beside the writing.
+    pub fn detach(&mut self, up_to: u64) -> Detached {
+        let mut segments = Vec::new();
         while let [(oldest, _), (next, _), ..] = self.segments.make_contiguous()
             && next.first_index <= up_to.saturating_add(1)
         {
-            let path = self.dir.join(oldest.file_name());
-            let gone = self.disk.remove(&path);
-            gone.map_err(|error| StorageError::io(&path, "removing", error))?;
+            segments.push(self.dir.join(oldest.file_name()));
             self.segments.pop_front();
-            removed += 1;
         }
-        if removed > 0 {
-            // Not for safety, replay copes with any subset of these removals; but the room should
-            // be free for good once this returns.
-            let synced = self.disk.sync_dir(&self.dir).await;
-            synced.map_err(|error| StorageError::io(&self.dir, "syncing", error))?;
-        }
-        Ok(removed)
+        Detached { disk: self.disk.clone(), dir: self.dir.clone(), segments }
     }
 
     /// What the log takes on the disk.

@@ -85,7 +85,7 @@ async fn a_log_on_a_disk_of_its_own_is_never_left_behind() {
     let flag = |dir: &Path| format!("--wal-dir={}", dir.display());
     cluster.spawn_with(0, &[&flag(&wal_dir)]).expect("the program runs");
     cluster.wait_ready(0, PATIENCE).expect("the member serves");
-    put(&url, "key", "value").await.expect("a put");
+    put(&url, "w/key", "value").await.expect("a put");
     assert!(!cluster.members[0].dir.join("member/wal").exists(), "the log is elsewhere");
     cluster.kill(0).expect("the member dies");
     // Without the flag it finds its log, and with another one it does not begin afresh.
