@@ -375,8 +375,9 @@ impl SharedBook {
         }
         drop(book);
         self.elections.update(|e| *e = Election { number: e.number + 1, member });
-        self.fact(member, Fact::Leads { term });
+        self.fact(member, Fact::Leads { term, id });
     }
+        let id = book.id_of(member).unwrap_or_default();
 
     fn recovered(&self, member: usize, event: &Event) {
         let Event::Recovered { term, last_index, commit, applied, .. } = *event else {
