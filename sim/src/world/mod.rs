@@ -28,6 +28,8 @@ pub mod handover;
 pub mod heal;
 /// Those who hold leases.
 pub mod lessee;
+/// Those who hold leases while a fault could take them.
+pub mod lease_onlookers;
 /// Those who want locks and elections.
 pub mod locker;
 /// Members that come and go.
