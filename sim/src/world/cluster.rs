@@ -689,6 +689,8 @@ impl Seat {
             limits: Limits {
                 watch_queue_items: options.watch_queue,
                 max_pending_requests: options.pending_max,
+                backup_chunk_records: options.backups.chunk_records,
+                backup_piece_bytes: options.backups.piece_bytes,
                 ..Limits::default()
             },
             ..ServerConfig::default()
