@@ -48,6 +48,10 @@ pub struct MemberView {
     pub applied: u64,
     /// Another member's state is on its way to it.
     pub receives: bool,
+    /// How often runs took the place of others.
+    pub rewrites: u64,
+    /// When it found last that nobody listens where its leader was.
+    pub found_gone: Option<Nanos>,
 }
 
 /// A leader that was elected: counts elections, so that every one of them is a change.
@@ -498,6 +502,7 @@ impl SharedBook {
                 self.line(format_args!(
                     "m{member} rewrote {runs} runs: {kept} of {bytes} bytes kept"
                 ));
+                self.lock().members[member].rewrites += 1;
                 self.reach(if *runs > 1 { "runs merged" } else { "run rewritten" });
             }
             Event::Installed { index, term, revision, state_hash } => {

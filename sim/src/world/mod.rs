@@ -53,6 +53,8 @@ pub mod slow_disk;
 pub mod transfer;
 /// The watchers.
 pub mod watcher;
+/// Values that memory does not hold.
+pub mod values;
 
 use crate::checker::{Guarantee, Violation, backup, leadership, lease, linearizability, liveness};
 use crate::checker::{lock, watch};
@@ -102,6 +104,7 @@ async fn simulate(plan: Plan, keep_trace: bool) -> Outcome {
     let bounds = tokio::spawn(bounds::watch(cluster.clone()));
     let until = Instant::now() + Duration::from_millis(plan.duration_ms);
     let mut clients: Vec<_> = (0..plan.workload.clients)
+    let values = tokio::spawn(values::watch(cluster.clone()));
         .map(|client| {
             let life = client::run(plan.clone(), client, book.clone(), until);
             cluster.client_node(client).spawn(life)
@@ -142,6 +145,7 @@ async fn simulate(plan: Plan, keep_trace: bool) -> Outcome {
     bounds.abort();
     let outcome = judge(&cluster);
     cluster.kill_all();
+    values.abort();
     // The runtime lets go of a dead node's tasks when they would have run.
     tokio::time::sleep(Duration::from_secs(1)).await;
     cluster.prune();
