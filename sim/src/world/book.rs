@@ -377,11 +377,11 @@ impl SharedBook {
             }
             book.leaders = [book.leaders[1], Some(member)];
         }
+        let id = book.id_of(member).unwrap_or_default();
         drop(book);
         self.elections.update(|e| *e = Election { number: e.number + 1, member });
         self.fact(member, Fact::Leads { term, id });
     }
-        let id = book.id_of(member).unwrap_or_default();
 
     fn recovered(&self, member: usize, event: &Event) {
         let Event::Recovered { term, last_index, commit, applied, .. } = *event else {
@@ -639,7 +639,7 @@ impl SharedBook {
             | Event::PeerLost { .. }
             | Event::PeerBack { .. }
             | Event::Alarm { .. } => {}
-            Event::PeerGone { peer } => self.lock().found_gone(member, *peer),
+            Event::PeerGone { peer } => self.lock().found_gone(at, member, *peer),
             Event::OwnAlarm { raised } => {
                 self.line(format_args!("m{member} own alarm: {raised}"));
                 self.reach(if *raised { "alarm raised" } else { "alarm taken back" });
@@ -652,9 +652,10 @@ impl SharedBook {
 }
 
 impl Book {
-    fn found_gone(&mut self, member: usize, peer: u64) {
+    fn found_gone(&mut self, at: Nanos, member: usize, peer: u64) {
         let peer = self.ids.get(&peer).copied();
         if peer.is_some() && peer == self.members[member].leader {
+            self.members[member].found_gone = Some(at);
             self.marks.reach("leader found gone");
         }
     }

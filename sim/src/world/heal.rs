@@ -5,7 +5,7 @@ use super::client::Caller;
 use super::cluster::Cluster;
 use super::faults::usual_latency;
 use super::membership::Owned;
-use super::{corruption, handover, operator};
+use super::{corruption, departure, handover, operator};
 use crate::checker::lease::Closing;
 use crate::checker::liveness::{CoreMember, Healing};
 use crate::history::{Nanos, Outcome};
@@ -88,6 +88,7 @@ pub async fn heal(cluster: &Cluster) -> Healing {
     let voters = cluster.book().lock().voters();
     let standing: Vec<usize> = core.iter().copied().filter(|m| voters.contains(m)).collect();
     healing.handover = handover::demand(cluster, &standing).await;
+    healing.departure = departure::demand(cluster, &standing).await;
     if cluster.plan().mode == Mode::Liveness {
         // Everybody outside of the core hears from nobody.
         let until = healing.healed_at + healing.limit;
@@ -121,6 +122,7 @@ fn begin(cluster: &Cluster) -> Healing {
         core: Vec::new(),
         deaf_leader: None,
         handover: None,
+        departure: Vec::new(),
     }
 }
 

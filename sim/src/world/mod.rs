@@ -20,16 +20,18 @@ pub mod client;
 pub mod cluster;
 /// Damage to the states in memory.
 pub mod corruption;
+/// A leader whose process ends, when all is healed.
+pub mod departure;
 /// What the nemesis does.
 pub mod faults;
 /// Leadership that goes where it is sent.
 pub mod handover;
 /// After the faults.
 pub mod heal;
-/// Those who hold leases.
-pub mod lessee;
 /// Those who hold leases while a fault could take them.
 pub mod lease_onlookers;
+/// Those who hold leases.
+pub mod lessee;
 /// Those who want locks and elections.
 pub mod locker;
 /// Members that come and go.
@@ -51,10 +53,10 @@ pub mod short;
 pub mod slow_disk;
 /// The way of one member's state to another.
 pub mod transfer;
-/// The watchers.
-pub mod watcher;
 /// Values that memory does not hold.
 pub mod values;
+/// The watchers.
+pub mod watcher;
 
 use crate::checker::{Guarantee, Violation, backup, leadership, lease, linearizability, liveness};
 use crate::checker::{lock, watch};
@@ -102,9 +104,9 @@ async fn simulate(plan: Plan, keep_trace: bool) -> Outcome {
     let enroller = tokio::spawn(membership::enrol(cluster.clone()));
     let pruner = tokio::spawn(prune(cluster.clone()));
     let bounds = tokio::spawn(bounds::watch(cluster.clone()));
+    let values = tokio::spawn(values::watch(cluster.clone()));
     let until = Instant::now() + Duration::from_millis(plan.duration_ms);
     let mut clients: Vec<_> = (0..plan.workload.clients)
-    let values = tokio::spawn(values::watch(cluster.clone()));
         .map(|client| {
             let life = client::run(plan.clone(), client, book.clone(), until);
             cluster.client_node(client).spawn(life)
@@ -143,9 +145,9 @@ async fn simulate(plan: Plan, keep_trace: bool) -> Outcome {
     enroller.abort();
     pruner.abort();
     bounds.abort();
+    values.abort();
     let outcome = judge(&cluster);
     cluster.kill_all();
-    values.abort();
     // The runtime lets go of a dead node's tasks when they would have run.
     tokio::time::sleep(Duration::from_secs(1)).await;
     cluster.prune();
