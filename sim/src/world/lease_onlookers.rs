@@ -33,8 +33,9 @@ pub fn send_granter(cluster: &Cluster, leader: usize, for_ms: u64) {
     drop(cluster.client_node(client).spawn(life));
 }
 
-/// While a follower can't apply, because its disk stalls: somebody holds leases that it has not heard
-/// of, and asks it to keep them alive when their time is up. It must not say that they are gone.
+/// While a follower can't apply, because its disk stalls: somebody holds leases that it has not
+/// heard of, and asks it to keep them alive when their time is up. It must not say that they are
+/// gone.
 pub fn send_late_renewer(cluster: &Cluster, behind: usize, for_ms: u64) {
     let until = last_call(cluster).min(cluster.book().now() + for_ms * MILLISECOND);
     if for_ms < SHORTEST_TTL_MS_MAX / 3 {
