@@ -46,25 +46,22 @@ async fn watch(cluster: &Cluster, leader: usize, others: &[usize]) -> Vec<Found>
     // The clocks may be a tenth slow.
     let wait_ms = options.heartbeat_ms * (others.len() as u64) * 10 / 9 + SLACK_MS;
     let mut found: Vec<Found> = Vec::new();
-    let mut following = others.to_vec();
-    while !following.is_empty() && book.now() < until + wait_ms * 2_000_000 && !book.is_broken() {
+    let follows = |member: &usize| book.lock().members[*member].leader == Some(leader);
+    while others.iter().any(follows) && book.now() < until + wait_ms * 2_000_000 {
         tokio::time::sleep(Duration::from_millis(1)).await;
         let now = book.now();
-        let book = book.lock();
         for member in others {
-            let view = &book.members[*member];
             let gone = |at: &Nanos| (from..until).contains(at);
+            let found_gone = book.lock().members[*member].found_gone.filter(gone);
             let is_new = found.iter().all(|one| one.member != *member);
-            if let Some(at) = view.found_gone.filter(gone).filter(|_| is_new) {
+            if let Some(at) = found_gone.filter(|_| is_new) {
                 let limit = at + wait_ms * 1_000_000;
                 found.push(Found { member: *member, leader, at, limit, left: None });
             }
-            if view.leader != Some(leader) && following.contains(member) {
-                following.retain(|other| other != member);
-                found.iter_mut().filter(|one| one.member == *member).for_each(|one| {
-                    one.left = Some(now);
-                });
-            }
+        }
+        // Before it found out, a member may have left and come back.
+        for one in found.iter_mut().filter(|one| one.left.is_none() && !follows(&one.member)) {
+            one.left = Some(now);
         }
     }
     found
