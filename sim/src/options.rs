@@ -66,6 +66,9 @@ pub struct Options {
     /// Revisions that may wait in a watch stream.
     #[serde(default = "usual_watch_queue")]
     pub watch_queue: usize,
+    /// Changes that watchers which are behind are fed in one step.
+    #[serde(default = "usual_catch_up_changes")]
+    pub catch_up_changes: usize,
     /// Requests of one member that may wait for their outcome at once.
     #[serde(default = "usual_pending_max")]
     pub pending_max: usize,
@@ -176,6 +179,10 @@ fn usual_watch_queue() -> usize {
     1_024
 }
 
+fn usual_catch_up_changes() -> usize {
+    Limits::default().catch_up_changes
+}
+
 fn usual_pending_max() -> usize {
     Limits::default().max_pending_requests
 }
@@ -244,6 +251,7 @@ impl Options {
         let watch_queue = Stream::new(seed, "options/watch").log_between(1, 1_024) as usize;
         Options {
             watch_queue,
+            catch_up_changes: Stream::new(seed, "options/catch-up").log_between(1, 1_000) as usize,
             pending_max: draw_pending_max(seed, mode),
             members,
             heartbeat_ms,
