@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 
 /// All marks, each with what it means.
-pub const ALL: [(&str, &str); 72] = [
+pub const ALL: [(&str, &str); 73] = [
     ("leader changed", "a second term had a leader"),
     ("two leaders at once", "a leader of an old term had not heard of the leader of a later one"),
     ("quorum lost", "a majority of the members was down at once"),
@@ -24,6 +24,7 @@ pub const ALL: [(&str, &str); 72] = [
     ("slow sync reported", "a write to the log was outstanding for an election timeout"),
     ("elected while the leader's disk stalled", "leadership moved away from a stalled disk"),
     ("leader replaced while stranded", "a leader that was cut off served on while another led"),
+    ("leader replaced while deaf", "a leader that had handed over heard late of its successor"),
     ("unknown write applied", "a write whose outcome was unknown turned out to be applied"),
     ("unknown write lost", "a write whose outcome was unknown was never applied"),
     ("stale serializable read", "a serializable read saw an older state than was acknowledged"),

@@ -17,7 +17,7 @@ struct Class {
     per_ten_seconds: u64,
 }
 
-const NETWORK: [Class; 10] = [
+const NETWORK: [Class; 11] = [
     Class { name: "isolate", draw: isolate, per_ten_seconds: 3 },
     Class { name: "cut-links", draw: cut_links, per_ten_seconds: 3 },
     Class { name: "flap", draw: flap, per_ten_seconds: 1 },
@@ -28,6 +28,7 @@ const NETWORK: [Class; 10] = [
     Class { name: "strand", draw: strand, per_ten_seconds: 3 },
     Class { name: "lag", draw: lag, per_ten_seconds: 4 },
     Class { name: "late-answers", draw: late_answers, per_ten_seconds: 2 },
+    Class { name: "deaf-handover", draw: deaf_handover, per_ten_seconds: 2 },
 ];
 
 const CRASHES: [Class; 5] = [
@@ -105,6 +106,7 @@ pub fn draw(plan: &Plan) -> Vec<Action> {
                     | "strand"
                     | "lag"
                     | "late-answers"
+                    | "deaf-handover"
                     | "cut-links"
                     | "transfer-leader"
                     | "bit-rot"
@@ -267,6 +269,12 @@ fn late_answers(s: &mut Stream, plan: &Plan) -> Fault {
         late_ms: s.below(election_ms),
         for_ms: s.between(election_ms * 3, election_ms * 6),
     }
+}
+
+/// For less than an election timeout: then the leader takes proposals again.
+fn deaf_handover(s: &mut Stream, plan: &Plan) -> Fault {
+    let election_ms = plan.options.election_ms;
+    Fault::DeafHandover { deaf_ms: s.between(election_ms / 8, election_ms * 4 / 10) }
 }
 
 /// One link between the leader and somebody, mostly for less than it takes to be missed, and often

@@ -66,9 +66,14 @@ pub struct Options {
     /// Revisions that may wait in a watch stream.
     #[serde(default = "usual_watch_queue")]
     pub watch_queue: usize,
+    /// Changes that watchers which are behind are fed in one step.
+    #[serde(default = "usual_catch_up_changes")]
+    pub catch_up_changes: usize,
     /// Requests of one member that may wait for their outcome at once.
     #[serde(default = "usual_pending_max")]
     pub pending_max: usize,
+    #[serde(default)]
+    pub backups: Backups,
     /// The rate of each member's clock in thousandths.
     pub clock_rates: Vec<u64>,
     /// The quota of each member in bytes; none of them without any.
@@ -77,6 +82,37 @@ pub struct Options {
     /// How long history is kept by automatic compaction; 0 for ever.
     #[serde(default)]
     pub auto_compaction_ms: u64,
+}
+
+/// How backups are read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Backups {
+    /// Records that are taken at once: everybody else goes on in between.
+    pub chunk_records: usize,
+    pub piece_bytes: usize,
+}
+
+impl Default for Backups {
+    /// As the shipped server reads them.
+    fn default() -> Backups {
+        let shipped = Limits::default();
+        Backups {
+            chunk_records: shipped.backup_chunk_records,
+            piece_bytes: shipped.backup_piece_bytes,
+        }
+    }
+}
+
+impl Backups {
+    /// The state of a run is small, so the chunks are, too.
+    fn draw(seed: u64) -> Backups {
+        let mut s = Stream::new(seed, "options/backups");
+        Backups {
+            chunk_records: s.log_between(1, 128) as usize,
+            piece_bytes: s.log_between(512, 32 << 10) as usize,
+        }
+    }
 }
 
 /// What checkpoints leave, and how they travel.
@@ -141,6 +177,10 @@ fn usual_scrub_interval() -> u64 {
 
 fn usual_watch_queue() -> usize {
     1_024
+}
+
+fn usual_catch_up_changes() -> usize {
+    Limits::default().catch_up_changes
 }
 
 fn usual_pending_max() -> usize {
@@ -211,6 +251,7 @@ impl Options {
         let watch_queue = Stream::new(seed, "options/watch").log_between(1, 1_024) as usize;
         Options {
             watch_queue,
+            catch_up_changes: Stream::new(seed, "options/catch-up").log_between(1, 1_000) as usize,
             pending_max: draw_pending_max(seed, mode),
             members,
             heartbeat_ms,
@@ -218,6 +259,7 @@ impl Options {
             wal_segment_bytes,
             checkpoint_entries,
             checkpoints: Checkpoints::draw(seed),
+            backups: Backups::draw(seed),
             latency_us,
             fsync_us,
             clock_rates,

@@ -115,6 +115,11 @@ pub enum Fault {
         /// The most that all of it may take.
         for_ms: u64,
     },
+    /// The leader hands over to whoever is furthest, and hears nobody for a while: what it decides
+    /// meanwhile waits, and comes to its successor.
+    DeafHandover {
+        deaf_ms: u64,
+    },
 
     // --- processes ---
     Kill {
@@ -348,6 +353,7 @@ impl Fault {
             Fault::Lag { .. } => "lag",
             Fault::Strand { .. } => "strand",
             Fault::LateAnswers { .. } => "late-answers",
+            Fault::DeafHandover { .. } => "deaf-handover",
             Fault::Kill { .. } => "kill",
             Fault::PowerCut { .. } => "power-cut",
             Fault::PowerCutAll { .. } => "power-cut-all",
@@ -411,7 +417,7 @@ mod tests {
                 *classes.entry(action.fault.class()).or_default() += 1;
             }
         }
-        assert_eq!(classes.len(), 33, "every class is drawn: {classes:?}");
+        assert_eq!(classes.len(), 34, "every class is drawn: {classes:?}");
     }
 
     #[test]

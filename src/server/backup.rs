@@ -26,10 +26,6 @@ use tokio::sync::mpsc;
 
 /// Backups that may be read from one member at once.
 const BACKUPS_MAX: usize = 4;
-/// Records that are taken under one hold of the state.
-const CHUNK_RECORDS: usize = 128;
-/// Bytes of one piece, as etcd cuts them.
-const PIECE_BYTES: usize = 32 << 10;
 /// Pieces that wait for their reader.
 const PIECES_MAX: usize = 8;
 /// A reader that takes nothing for so long is given up, since removal waits for it.
@@ -120,7 +116,8 @@ impl Moment {
             return Err(Error::BackupInterrupted);
         }
         let (up_to, compacted) = (self.revision, self.compacted);
-        let records = state.store.records_at(from, up_to, compacted, CHUNK_RECORDS);
+        let count = self.shared.limits.backup_chunk_records;
+        let records = state.store.records_at(from, up_to, compacted, count);
         let mut runs = BTreeMap::new();
         for record in &records {
             if let Value::Cold(location) = record.value
@@ -268,7 +265,7 @@ async fn run(moment: Moment, outlet: &Outlet) -> Result<()> {
         writer.begin(bucket.name);
         for (at, (key, value)) in bucket.items.iter().enumerate() {
             writer.push(key.clone(), Payload::Bytes(value.clone()));
-            if at % CHUNK_RECORDS == 0 {
+            if at % outlet.shared.limits.backup_chunk_records == 0 {
                 stream.send(writer.take()).await?;
             }
         }
@@ -315,8 +312,9 @@ struct Stream<'a> {
 
 impl Stream<'_> {
     async fn send(&mut self, mut bytes: Bytes) -> Result<()> {
+        let most = self.outlet.shared.limits.backup_piece_bytes;
         while !bytes.is_empty() {
-            let piece = bytes.split_to(PIECE_BYTES.min(bytes.len()));
+            let piece = bytes.split_to(most.min(bytes.len()));
             self.hash.update(&piece);
             self.left -= piece.len() as u64;
             self.outlet.give(Ok(Piece { remaining: self.left, bytes: piece })).await?;

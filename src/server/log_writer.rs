@@ -176,9 +176,12 @@ fn full(done: Result<(), StorageError>) -> Result<Option<StorageError>, StorageE
 }
 
 fn record(shared: &Shared, records: &[WalBatch], took: std::time::Duration) {
-    if let Some(HardState { term, vote, commit }) = records.iter().rev().find_map(|r| r.hard_state)
-    {
-        shared.env.recorder.record(&recorder::Event::HardState { term, vote, commit });
+    let mut states = records.iter().filter_map(|r| r.hard_state).peekable();
+    while let Some(HardState { term, vote, commit }) = states.next() {
+        // Every vote that was given is told of, also one that a later term has overtaken since.
+        if states.peek().is_none_or(|next| (next.term, next.vote) != (term, vote)) {
+            shared.env.recorder.record(&recorder::Event::HardState { term, vote, commit });
+        }
     }
     let entries: usize = records.iter().map(|r| r.entries.len()).sum();
     if let Some(last) = records.iter().rev().find_map(|r| r.entries.last()) {

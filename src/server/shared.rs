@@ -44,6 +44,12 @@ pub struct Limits {
     pub max_apply_lag: u64,
     /// Revisions that may wait in a watch stream, beside a few for each of its watchers.
     pub watch_queue_items: usize,
+    /// Changes that are read from history in one step, for the watchers that are behind.
+    pub catch_up_changes: usize,
+    /// Records of a backup that are taken under one hold of the state.
+    pub backup_chunk_records: usize,
+    /// Bytes of one piece of a backup.
+    pub backup_piece_bytes: usize,
 }
 
 impl Default for Limits {
@@ -56,6 +62,10 @@ impl Default for Limits {
             max_waiting_reads: 100_000,
             max_apply_lag: 5_000,
             watch_queue_items: 1_024,
+            catch_up_changes: 1_000,
+            backup_chunk_records: 128,
+            // As etcd cuts them.
+            backup_piece_bytes: 32 << 10,
         }
     }
 }

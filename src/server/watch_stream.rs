@@ -214,5 +214,6 @@ fn measure(shared: &Shared, events: &mut u64) {
 
 fn step(shared: &Shared) -> bool {
     let state = shared.state();
-    shared.hub().catch_up(&state.store, StepBudget::default())
+    let changes = shared.limits.catch_up_changes;
+    shared.hub().catch_up(&state.store, StepBudget { changes, ..StepBudget::default() })
 }

@@ -57,6 +57,32 @@ pub fn moves_once(elected: &[Elected], ailing: &Ailing, settled: Nanos) -> Verdi
     }
 }
 
+/// A member found that its leader's process has ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Found {
+    pub member: usize,
+    pub leader: usize,
+    pub at: Nanos,
+    /// By then it follows that leader no longer.
+    pub limit: Nanos,
+    /// When it ceased to, if it has.
+    pub left: Option<Nanos>,
+}
+
+/// Whoever finds that its leader is gone asks for votes at once, in its turn.
+pub fn reacts(found: &Found) -> Verdict {
+    if found.left.is_some_and(|left| left <= found.limit) {
+        return Ok(());
+    }
+    let Found { member, leader, at, limit, .. } = found;
+    let text = format!(
+        "member {member} found that its leader, member {leader}, is gone, and followed it for more \
+         than {} ms",
+        (limit - at) / 1_000_000
+    );
+    Err(Violation::new(Guarantee::StableLeadership, Some(*at), text))
+}
+
 type Verdict = Result<(), Violation>;
 
 #[cfg(test)]
@@ -90,5 +116,13 @@ mod tests {
         moves_once(&elected(&[(10, 0), (120, 1), (201, 2)]), &ailing, 20).expect("the next stall");
         moves_once(&elected(&[(90, 0), (120, 1), (130, 2)]), &ailing, 20).expect("not settled");
         moves_once(&elected(&[(10, 0), (120, 1), (130, 0)]), &ailing, 20).expect_err("twice");
+    }
+
+    #[test]
+    fn who_goes_on_following_a_leader_that_is_gone_is_seen() {
+        let found = |left| Found { member: 1, leader: 0, at: 100, limit: 120, left };
+        reacts(&found(Some(120))).expect("in time");
+        reacts(&found(Some(121))).expect_err("late");
+        reacts(&found(None)).expect_err("never");
     }
 }

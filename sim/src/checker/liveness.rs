@@ -1,5 +1,6 @@
 //! Liveness: once the faults are over, the healed members elect, write, read and agree.
 
+use super::leadership::{self, Found};
 use super::{Guarantee, Violation};
 use crate::history::Nanos;
 
@@ -16,6 +17,8 @@ pub struct Healing {
     pub deaf_leader: Option<usize>,
     /// Why leadership did not go where it was sent, when all was healed.
     pub handover: Option<String>,
+    /// Who found the leader gone when its process ended once more.
+    pub departure: Vec<Found>,
 }
 
 /// What one member of the healed core did.
@@ -62,6 +65,7 @@ pub fn check(healing: &Healing) -> Result<(), Violation> {
         let text = format!("all is healed, and {failure}");
         return Err(Violation::new(Guarantee::StableLeadership, Some(healing.healed_at), text));
     }
+    healing.departure.iter().try_for_each(leadership::reacts)?;
     agree(&healing.core)
 }
 
@@ -98,6 +102,7 @@ mod tests {
             core: vec![member(0), member(1), member(2)],
             deaf_leader: None,
             handover: None,
+            departure: Vec::new(),
         }
     }
 
@@ -117,5 +122,7 @@ mod tests {
         fails(Guarantee::ReplicasAgree, &|h| h.core[0].state = None);
         fails(Guarantee::StableLeadership, &|h| h.deaf_leader = Some(4));
         fails(Guarantee::StableLeadership, &|h| h.handover = Some("nobody moved".into()));
+        let found = Found { member: 1, leader: 0, at: 9, limit: 10, left: None };
+        fails(Guarantee::StableLeadership, &|h| h.departure = vec![found]);
     }
 }

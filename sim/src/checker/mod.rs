@@ -25,7 +25,8 @@ pub mod lock;
 pub mod raft;
 /// An independent judge of short histories, which does not look at revisions.
 pub mod search;
-
+/// Values: each is in memory, or in a run that can be read.
+pub mod values;
 /// Watch: what a stream delivers is ordered, unique, atomic, resumable, reliable, bookmarkable.
 pub mod watch;
 
@@ -60,6 +61,8 @@ pub enum Guarantee {
     CorruptionContained,
     /// A backup holds the state at its revision.
     BackupIsExact,
+    /// A value is in memory, or in a run that can be read.
+    ValuesReachable,
     Liveness,
     ReplicasAgree,
     /// Leadership changes where it has to, and only there.

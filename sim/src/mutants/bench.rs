@@ -67,7 +67,7 @@ pub fn prepare(root: &Path) -> Result<(), String> {
 
 /// Runs the mutants that were built, on `jobs` threads, 0 for one a core. Every finding is kept as
 /// it comes, and `docs/mutants.md` written anew, so that a bench which is stopped goes on from
-/// there. A block that takes longer than `minutes` is cut short, and says how many seeds it ran.
+/// there. A block that works longer than `minutes` is cut short, and says how many seeds it ran.
 pub fn hunt_all(root: &Path, rows: &Rows<'_>, jobs: usize, minutes: u64) -> Result<(), String> {
     let places = Places::of(root)?;
     let root = &places.root;

@@ -1,18 +1,23 @@
 //! Runs seeds, one after the other, until one of them shows that something is wrong.
 
+use super::work;
 use std::fmt;
 use std::ops::Range;
 use std::str::FromStr;
-use std::sync::mpsc::{RecvTimeoutError, channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::thread::Builder;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// What names a kill by an assertion.
 const ASSERTION: &str = "NoPanic";
 /// What names a seed that does not come to its end.
 const HANG: &str = "Hang";
-/// A seed that takes longer than this turns in circles.
+/// A seed that works longer than this turns in circles.
 const SEED_MAX: Duration = Duration::from_secs(120);
+/// How often a seed's work is looked at, and how often at the most: one that does no work waits for
+/// itself.
+const LOOK: Duration = Duration::from_secs(1);
+const LOOKS_MAX: u32 = 1_800;
 
 /// What seeds said of a mutant.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -27,18 +32,19 @@ pub enum Verdict {
     },
 }
 
-/// Runs the seeds, until a checker names a guarantee or the time is up; `one` answers with the
-/// guarantee and the words. An assertion is reported only if no checker finds anything.
+/// Runs the seeds, until a checker names a guarantee or that much time was spent at work; `one`
+/// answers with the guarantee and the words. An assertion is reported only if no checker finds
+/// anything.
 pub fn hunt<F>(seeds: Range<u64>, time: Duration, one: F) -> Verdict
 where
     F: Fn(u64) -> Option<(String, String)> + Copy + Send + 'static,
 {
-    let until = Instant::now() + time;
+    let until = work::used() + time;
     let mut asserted = None;
     for seed in seeds.clone() {
         let (done, answer) = channel();
         let run = Builder::new().spawn(move || done.send(one(seed))).expect("a thread");
-        let found = match answer.recv_timeout(SEED_MAX) {
+        let found = match wait(&answer) {
             Ok(found) => found,
             // The thread stays behind until the process ends.
             Err(RecvTimeoutError::Timeout) => Some((HANG.into(), "a seed without an end".into())),
@@ -59,11 +65,23 @@ where
                 asserted = Some(caught);
             }
         }
-        if Instant::now() > until {
+        if work::used() >= until {
             return asserted.unwrap_or(Verdict::Survived { seeds: tried });
         }
     }
     asserted.unwrap_or(Verdict::Survived { seeds: seeds.end - seeds.start })
+}
+
+/// Waits for a seed, for as long as it is at work and no longer than it may be.
+fn wait<T>(answer: &Receiver<T>) -> Result<T, RecvTimeoutError> {
+    let until = work::used() + SEED_MAX;
+    for _ in 1..LOOKS_MAX {
+        match answer.recv_timeout(LOOK) {
+            Err(RecvTimeoutError::Timeout) if work::used() < until => {}
+            other => return other,
+        }
+    }
+    answer.recv_timeout(LOOK)
 }
 
 impl Verdict {

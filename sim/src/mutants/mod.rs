@@ -13,6 +13,8 @@ pub mod found;
 pub mod hunt;
 /// The table.
 pub mod page;
+/// How long this process has worked.
+pub mod work;
 
 use serde::Deserialize;
 

@@ -1,9 +1,12 @@
 //! Who takes backups: pulls one from a member at random moments, at a random pace, and looks into
 //! it.
 
+use super::BACKUP_NODES;
+use super::client::Caller;
 use super::cluster::Cluster;
 use crate::checker::backup::Backup;
 use crate::checker::{Guarantee, Violation};
+use crate::model::{Put, Request};
 use crate::random::Stream;
 use crate::wire;
 use detcd::env::mem_disk::MemDisk;
@@ -17,6 +20,10 @@ use tokio::time::Instant;
 
 /// A pull that takes longer is given up: its member is down, or waits for a repair.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// Writes that are on their way when a backup begins, at the most.
+pub const WRITES_MAX: usize = 32;
+/// How often a slow reader pauses, about.
+const PAUSES: u64 = 8;
 
 /// Takes backups until `until`.
 pub async fn run(cluster: Cluster, number: u64, until: Instant) {
@@ -29,6 +36,9 @@ pub async fn run(cluster: Cluster, number: u64, until: Instant) {
         }
         tokio::time::sleep(pause).await;
         let member = *chance.pick(&cluster.current());
+        if chance.chance(500) {
+            write_meanwhile(&cluster, number, &mut chance).await;
+        }
         let Some(server) = cluster.server(member) else { continue };
         let begun = cluster.book().now();
         let pull = pull(&server, plan.options.election_ms, &mut chance);
@@ -43,6 +53,29 @@ pub async fn run(cluster: Cluster, number: u64, until: Instant) {
     }
 }
 
+/// Writes something through all members at about the same time, so that much is applied while the
+/// backup is read; waits until the writes may be arriving.
+async fn write_meanwhile(cluster: &Cluster, number: u64, chance: &mut Stream) {
+    let options = &cluster.plan().options;
+    let patience = Duration::from_millis(options.election_ms);
+    let client = BACKUP_NODES + number;
+    let caller = Caller::new(client, cluster.members(), patience, cluster.book().clone());
+    let members = cluster.current();
+    let at = cluster.book().now();
+    for nth in 0..chance.between(4, WRITES_MAX as u64) {
+        let (mut caller, member) = (caller.clone(), members[nth as usize % members.len()]);
+        let delay = Duration::from_micros(chance.below(options.latency_us.1));
+        let put = Request::Put(Put::of("backup", format!("b{number}-{at}-{nth}")));
+        cluster.await_guest(tokio::spawn(async move {
+            tokio::time::sleep(delay).await;
+            caller.ask(member, put).await;
+        }));
+    }
+    // About as long as it takes to commit the first of them, and no longer than the last.
+    let most = 4 * options.latency_us.1 + options.fsync_us.1;
+    tokio::time::sleep(Duration::from_micros(chance.below(most))).await;
+}
+
 /// Reads a backup to its end, and says which revision the member had come to when it began; nothing
 /// if it ended early.
 async fn pull(server: &Handle, slow_ms: u64, chance: &mut Stream) -> Option<(i64, Vec<u8>)> {
@@ -51,9 +84,14 @@ async fn pull(server: &Handle, slow_ms: u64, chance: &mut Stream) -> Option<(i64
     // Some readers are slow, so that much goes on between the first piece and the last.
     let slow = chance.chance(500);
     let mut file = Vec::new();
+    let mut pauses = None;
     while let Some(piece) = pieces.recv().await {
-        file.extend_from_slice(&piece.ok()?.bytes);
-        if slow {
+        let piece = piece.ok()?;
+        file.extend_from_slice(&piece.bytes);
+        // However small the pieces are, it gets to the end.
+        let count = piece.remaining / piece.bytes.len().max(1) as u64 + 1;
+        let pauses = *pauses.get_or_insert(1_000 * PAUSES / count);
+        if slow && chance.chance(pauses) {
             tokio::time::sleep(Duration::from_millis(chance.between(0, slow_ms))).await;
         }
     }

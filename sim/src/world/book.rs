@@ -48,6 +48,10 @@ pub struct MemberView {
     pub applied: u64,
     /// Another member's state is on its way to it.
     pub receives: bool,
+    /// How often runs took the place of others.
+    pub rewrites: u64,
+    /// When it found last that nobody listens where its leader was.
+    pub found_gone: Option<Nanos>,
 }
 
 /// A leader that was elected: counts elections, so that every one of them is a change.
@@ -373,9 +377,10 @@ impl SharedBook {
             }
             book.leaders = [book.leaders[1], Some(member)];
         }
+        let id = book.id_of(member).unwrap_or_default();
         drop(book);
         self.elections.update(|e| *e = Election { number: e.number + 1, member });
-        self.fact(member, Fact::Leads { term });
+        self.fact(member, Fact::Leads { term, id });
     }
 
     fn recovered(&self, member: usize, event: &Event) {
@@ -497,6 +502,7 @@ impl SharedBook {
                 self.line(format_args!(
                     "m{member} rewrote {runs} runs: {kept} of {bytes} bytes kept"
                 ));
+                self.lock().members[member].rewrites += 1;
                 self.reach(if *runs > 1 { "runs merged" } else { "run rewritten" });
             }
             Event::Installed { index, term, revision, state_hash } => {
@@ -633,7 +639,7 @@ impl SharedBook {
             | Event::PeerLost { .. }
             | Event::PeerBack { .. }
             | Event::Alarm { .. } => {}
-            Event::PeerGone { peer } => self.lock().found_gone(member, *peer),
+            Event::PeerGone { peer } => self.lock().found_gone(at, member, *peer),
             Event::OwnAlarm { raised } => {
                 self.line(format_args!("m{member} own alarm: {raised}"));
                 self.reach(if *raised { "alarm raised" } else { "alarm taken back" });
@@ -646,9 +652,10 @@ impl SharedBook {
 }
 
 impl Book {
-    fn found_gone(&mut self, member: usize, peer: u64) {
+    fn found_gone(&mut self, at: Nanos, member: usize, peer: u64) {
         let peer = self.ids.get(&peer).copied();
         if peer.is_some() && peer == self.members[member].leader {
+            self.members[member].found_gone = Some(at);
             self.marks.reach("leader found gone");
         }
     }

@@ -1,5 +1,6 @@
 //! Looks at what waits in the members, while the run goes on and after it.
 
+use super::backups;
 use super::cluster::Cluster;
 use crate::checker::bounds::{Limits, Sample};
 use crate::plan::{Fault, Plan};
@@ -81,7 +82,7 @@ fn limits(plan: &Plan) -> Limits {
     // Everybody who may ask at once: probes, the operators and those who write during a stall.
     let others = plan.seats() as u64 + 8;
     let callers = workload.clients + workload.lessees + workload.lockers + workload.watchers;
-    let callers = (callers + others) as usize;
+    let callers = (callers + others) as usize + workload.backups as usize * backups::WRITES_MAX;
     // A caller that gave up may ask again while its request still waits.
     let patience = workload.timeout_ms.min(options.election_ms).max(1);
     let again = request_timeout(plan).as_millis() as usize / patience as usize + 1;

@@ -688,7 +688,10 @@ impl Seat {
             },
             limits: Limits {
                 watch_queue_items: options.watch_queue,
+                catch_up_changes: options.catch_up_changes,
                 max_pending_requests: options.pending_max,
+                backup_chunk_records: options.backups.chunk_records,
+                backup_piece_bytes: options.backups.piece_bytes,
                 ..Limits::default()
             },
             ..ServerConfig::default()

@@ -1,7 +1,7 @@
 //! Carries out what the nemesis planned, one task a fault; each ends what it began.
 
 use super::cluster::Cluster;
-use super::{burst, corruption, membership, onlookers, platters, slow_disk};
+use super::{burst, corruption, lease_onlookers, membership, onlookers, platters, slow_disk};
 use crate::clock::TRUE_RATE;
 use crate::options::Mode;
 use crate::plan::{Action, Direction, Fault, Target};
@@ -45,6 +45,7 @@ pub async fn carry_out(cluster: Cluster, number: usize, action: Action) {
         | Fault::ResetConnections { .. }
         | Fault::Lag { .. }
         | Fault::LateAnswers { .. }
+        | Fault::DeafHandover { .. }
         | Fault::Strand { .. } => network(&cluster, &action.fault).await,
         Fault::Kill { .. }
         | Fault::PowerCut { .. }
@@ -144,6 +145,9 @@ async fn network(cluster: &Cluster, fault: &Fault) {
         Fault::LateAnswers { target, .. } => {
             late_answers(cluster, cluster.resolve(*target), fault).await;
         }
+        Fault::DeafHandover { deaf_ms } => {
+            deaf_handover(cluster, cluster.resolve(Target::Leader), *deaf_ms).await;
+        }
         other => unreachable!("{other:?} is no fault of the network"),
     }
 }
@@ -173,6 +177,27 @@ async fn late_answers(cluster: &Cluster, member: usize, fault: &Fault) {
     pause(cluster.plan().options.election_ms).await;
     cluster.join(&outward);
     usual_rate(cluster, member);
+}
+
+async fn deaf_handover(cluster: &Cluster, member: usize, deaf_ms: u64) {
+    let held = lease_onlookers::about_to_end(cluster, member, deaf_ms).await;
+    let book = cluster.book();
+    let (true, Some(server)) = (book.lock().members[member].leads, cluster.server(member)) else {
+        return;
+    };
+    drop(tokio::spawn(async move {
+        // Whoever is furthest takes over.
+        let _in_vain = tokio::time::timeout(ms(10_000), server.move_leader(0)).await;
+    }));
+    if let Some(held) = held {
+        held.keep(cluster, member, 4 * cluster.plan().options.election_ms);
+    }
+    // Its word to the successor is on the way by then, and no answer can have come.
+    tokio::time::sleep(Duration::from_micros(cluster.plan().options.latency_us.0)).await;
+    cut_for(cluster, &cluster.links_around(member, Direction::In), deaf_ms).await;
+    if book.lock().leaders[1] != Some(member) {
+        book.reach("leader replaced while deaf");
+    }
 }
 
 /// Puts the latency of the network back to what the plan drew.
@@ -290,8 +315,9 @@ async fn disk(cluster: &Cluster, fault: &Fault) {
             let left = cluster.plan().duration_ms.saturating_sub(now_ms);
             let for_ms = left.min(*for_ms);
             cluster.disk(member).stall(ms(for_ms));
-            if led {
-                onlookers::send_lessee(cluster, member, for_ms);
+            match led {
+                true => lease_onlookers::send_granter(cluster, member, for_ms),
+                false => lease_onlookers::send_late_renewer(cluster, member, for_ms),
             }
             if cluster.plan().mode == Mode::SlowDisk {
                 slow_disk::attend(cluster, member, for_ms).await;

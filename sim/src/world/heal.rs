@@ -5,7 +5,7 @@ use super::client::Caller;
 use super::cluster::Cluster;
 use super::faults::usual_latency;
 use super::membership::Owned;
-use super::{corruption, handover, operator};
+use super::{corruption, departure, handover, operator};
 use crate::checker::lease::Closing;
 use crate::checker::liveness::{CoreMember, Healing};
 use crate::history::{Nanos, Outcome};
@@ -42,7 +42,7 @@ pub async fn heal(cluster: &Cluster) -> Healing {
             cluster.heal_links(&all);
             lose_the_others(cluster, &core);
         }
-        Mode::Safety | Mode::SlowDisk | Mode::Lite => cluster.heal_links(&core),
+        Mode::Safety | Mode::SlowDisk | Mode::Lite => free_all(cluster),
     }
     for member in &core {
         cluster.heal_member(*member);
@@ -88,6 +88,7 @@ pub async fn heal(cluster: &Cluster) -> Healing {
     let voters = cluster.book().lock().voters();
     let standing: Vec<usize> = core.iter().copied().filter(|m| voters.contains(m)).collect();
     healing.handover = handover::demand(cluster, &standing).await;
+    healing.departure = departure::demand(cluster, &standing).await;
     if cluster.plan().mode == Mode::Liveness {
         // Everybody outside of the core hears from nobody.
         let until = healing.healed_at + healing.limit;
@@ -101,6 +102,19 @@ pub async fn heal(cluster: &Cluster) -> Healing {
     let voters = cluster.book().lock().voters();
     healing.core.retain(|member| voters.contains(&member.member));
     healing
+}
+
+/// Nobody stays cut off or paused, also who takes no part any more, as a member that was removed: a
+/// connection of which the first message is on its way for ever holds up all others at whom it asks
+/// for one, since the simulated transport accepts them one after the other.
+fn free_all(cluster: &Cluster) {
+    let all: Vec<usize> = (0..cluster.members()).collect();
+    cluster.heal_links(&all);
+    for member in all {
+        while cluster.is_paused(member) {
+            cluster.resume(member);
+        }
+    }
 }
 
 /// Whether somebody has read values from its disk.
@@ -121,6 +135,7 @@ fn begin(cluster: &Cluster) -> Healing {
         core: Vec::new(),
         deaf_leader: None,
         handover: None,
+        departure: Vec::new(),
     }
 }
 

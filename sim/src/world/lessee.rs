@@ -56,6 +56,11 @@ impl LeaseCaller {
         }
     }
 
+    /// The same, but it gives up after so long.
+    pub fn with_patience(self, timeout: Duration) -> LeaseCaller {
+        LeaseCaller { timeout, ..self }
+    }
+
     /// Grants a lease of the id that is given, or of one that the server draws for 0; gives the
     /// id and the seconds.
     pub async fn grant(&mut self, member: usize, id: i64, ttl: i64) -> Option<(i64, i64)> {

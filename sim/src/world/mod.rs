@@ -20,12 +20,16 @@ pub mod client;
 pub mod cluster;
 /// Damage to the states in memory.
 pub mod corruption;
+/// A leader whose process ends, when all is healed.
+pub mod departure;
 /// What the nemesis does.
 pub mod faults;
 /// Leadership that goes where it is sent.
 pub mod handover;
 /// After the faults.
 pub mod heal;
+/// Those who hold leases while a fault could take them.
+pub mod lease_onlookers;
 /// Those who hold leases.
 pub mod lessee;
 /// Those who want locks and elections.
@@ -49,6 +53,8 @@ pub mod short;
 pub mod slow_disk;
 /// The way of one member's state to another.
 pub mod transfer;
+/// Values that memory does not hold.
+pub mod values;
 /// The watchers.
 pub mod watcher;
 
@@ -98,6 +104,7 @@ async fn simulate(plan: Plan, keep_trace: bool) -> Outcome {
     let enroller = tokio::spawn(membership::enrol(cluster.clone()));
     let pruner = tokio::spawn(prune(cluster.clone()));
     let bounds = tokio::spawn(bounds::watch(cluster.clone()));
+    let values = tokio::spawn(values::watch(cluster.clone()));
     let until = Instant::now() + Duration::from_millis(plan.duration_ms);
     let mut clients: Vec<_> = (0..plan.workload.clients)
         .map(|client| {
@@ -138,6 +145,7 @@ async fn simulate(plan: Plan, keep_trace: bool) -> Outcome {
     enroller.abort();
     pruner.abort();
     bounds.abort();
+    values.abort();
     let outcome = judge(&cluster);
     cluster.kill_all();
     // The runtime lets go of a dead node's tasks when they would have run.

@@ -3,7 +3,6 @@
 
 use super::client::Caller;
 use super::cluster::Cluster;
-use super::lessee::LeaseCaller;
 use super::slow_disk::write_of;
 use crate::history::Nanos;
 use crate::model::{Range, Request, Span};
@@ -11,10 +10,6 @@ use std::time::Duration;
 
 /// The nodes of the onlookers come after those of the others, two for each fault that has some.
 const NODES: u64 = 300;
-/// Those who hold leases come after all of these.
-const LEASE_NODES: u64 = 400;
-/// The TTL of their leases.
-const LEASE_SECS: i64 = 2;
 /// Faults of one run that have onlookers; later ones have none.
 const FAULTS_MAX: u64 = 20;
 
@@ -37,44 +32,6 @@ pub fn send(cluster: &Cluster, member: usize, for_ms: u64) {
     drop(cluster.client_node(reader).spawn(life));
     let life = write(cluster.clone(), writer, member, until);
     drop(cluster.client_node(writer).spawn(life));
-}
-
-/// While a leader can commit and not apply, because its disk stalls: somebody grants leases through
-/// the others and asks for them at once. The leader must not say that they are not there.
-pub fn send_lessee(cluster: &Cluster, leader: usize, for_ms: u64) {
-    if !cluster.plan().workload.has_leases() || cluster.members() < 2 {
-        return;
-    }
-    let number = {
-        let mut book = cluster.book().lock();
-        book.lease_onlookers += 1;
-        book.lease_onlookers - 1
-    };
-    if number >= FAULTS_MAX {
-        return;
-    }
-    // By then another one leads.
-    let for_ms = for_ms.min(cluster.plan().options.election_ms * 2);
-    let until = cluster.book().now() + for_ms * 1_000_000;
-    let client = LEASE_NODES + number;
-    let life = hold(cluster.clone(), client, leader, until);
-    drop(cluster.client_node(client).spawn(life));
-}
-
-async fn hold(cluster: Cluster, client: u64, spared: usize, until: Nanos) {
-    let mut leases = LeaseCaller::new(client, &cluster);
-    let members = cluster.members();
-    for attempt in 0.. {
-        if cluster.book().now() >= until || cluster.book().is_broken() {
-            return;
-        }
-        let member = (spared + 1 + attempt % (members - 1)) % members;
-        if let Some((id, _)) = leases.grant(member, 0, LEASE_SECS).await {
-            leases.time_to_live(member, id).await;
-            leases.revoke(member, id).await;
-        }
-        tokio::time::sleep(pause(&cluster)).await;
-    }
 }
 
 fn caller(cluster: &Cluster, client: u64) -> Caller {
