@@ -8,6 +8,7 @@ use crate::history::{Nanos, Outcome};
 use crate::model::{Delete, Request, Span};
 use crate::plan::Plan;
 use crate::random::Stream;
+use crate::timer;
 use detcd::pb::etcdserverpb::alarm_request::AlarmAction;
 use detcd::pb::etcdserverpb::maintenance_client::MaintenanceClient;
 use detcd::pb::etcdserverpb::{AlarmMember, AlarmRequest, AlarmType};
@@ -62,7 +63,7 @@ async fn ask(member: usize, action: AlarmAction, alarm: AlarmMember) -> Vec<Alar
     let AlarmMember { member_id, alarm } = alarm;
     let request = AlarmRequest { action: action.into(), member_id, alarm };
     let mut client = maintenance(member);
-    match tokio::time::timeout(TIMEOUT, client.alarm(request)).await {
+    match timer::timeout(TIMEOUT, client.alarm(request)).await {
         Ok(Ok(answer)) => answer.into_inner().alarms,
         Ok(Err(_)) | Err(_) => Vec::new(),
     }
