@@ -326,10 +326,14 @@ impl Wal {
 
     /// Removes the segments that hold nothing above `up_to`; the one in use stays. Returns how
     /// many went.
+    ///
+    /// The log then begins with an entry that its own commit index covers, so that it tells where
+    /// a state belongs even when no checkpoint can be read any more.
     pub async fn release(&mut self, up_to: u64) -> Result<usize, StorageError> {
+        let begin_max = up_to.saturating_add(1).min(self.hard_state.commit);
         let mut removed = 0;
         while let [(oldest, _), (next, _), ..] = self.segments.make_contiguous()
-            && next.first_index <= up_to.saturating_add(1)
+            && next.first_index <= begin_max
         {
             let path = self.dir.join(oldest.file_name());
             let gone = self.disk.remove(&path);
