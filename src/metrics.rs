@@ -7,6 +7,7 @@ use prometheus::{
     Counter, Encoder, Gauge, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec,
     IntGauge, IntGaugeVec, Opts, Registry, TextEncoder, core::Collector, exponential_buckets,
 };
+use std::sync::{Arc, OnceLock};
 
 /// The release of etcd that this server is compatible with. Clients parse it: digits and dots.
 pub const ETCD_VERSION: &str = "3.6.5";
@@ -339,6 +340,7 @@ family! {
 }
 
 /// `grpc_server_*`, by type, service and method.
+#[derive(Clone)]
 pub struct GrpcMetrics {
     started_total: IntCounterVec,
     handled_total: IntCounterVec,
@@ -346,46 +348,55 @@ pub struct GrpcMetrics {
     msg_sent_total: IntCounterVec,
 }
 
-/// The counters of one call, looked up once; counting a success is then an addition.
+/// The counters of one call, looked up when the first one begins; counting a success is then an
+/// addition.
 #[derive(Clone)]
 pub struct Call {
     method: [&'static str; 3],
-    started: IntCounter,
-    received: IntCounter,
-    sent: IntCounter,
-    succeeded: IntCounter,
-    handled: IntCounterVec,
+    grpc: GrpcMetrics,
+    counters: Arc<OnceLock<Counters>>,
     /// Of all calls together.
     received_bytes: IntCounter,
     sent_bytes: IntCounter,
 }
 
+struct Counters {
+    started: IntCounter,
+    received: IntCounter,
+    sent: IntCounter,
+    succeeded: IntCounter,
+}
+
 impl Call {
+    fn counters(&self) -> &Counters {
+        self.counters.get_or_init(|| self.grpc.counters(self.method))
+    }
+
     /// A call begins: a stream, or a unary call whose request has come in whole.
     pub fn begin(&self) {
-        self.started.inc();
+        self.counters().started.inc();
     }
 
     /// A message of so many bytes came in.
     pub fn received(&self, bytes: usize) {
-        self.received.inc();
+        self.counters().received.inc();
         self.received_bytes.inc_by(bytes as u64);
     }
 
     /// A message of so many bytes went out.
     pub fn sent(&self, bytes: usize) {
-        self.sent.inc();
+        self.counters().sent.inc();
         self.sent_bytes.inc_by(bytes as u64);
     }
 
     /// A call ends with this number of a gRPC code.
     pub fn end(&self, code: i32) {
         if code == 0 {
-            return self.succeeded.inc();
+            return self.counters().succeeded.inc();
         }
         let [name, service, kind] = self.method;
         let code = usize::try_from(code).expect("codes are not negative");
-        self.handled.with_label_values(&[CODES[code], name, service, kind]).inc();
+        self.grpc.handled_total.with_label_values(&[CODES[code], name, service, kind]).inc();
     }
 }
 
@@ -405,7 +416,13 @@ impl Metrics {
             found.unwrap_or_else(|| panic!("{service}/{name} is not in METHODS"));
         let (received, sent) =
             (&self.client_grpc_received_bytes_total, &self.client_grpc_sent_bytes_total);
-        self.grpc.call(service, name, kind, received, sent)
+        Call {
+            method: [name, service, kind],
+            grpc: self.grpc.clone(),
+            counters: Arc::default(),
+            received_bytes: received.clone(),
+            sent_bytes: sent.clone(),
+        }
     }
 
     /// All of them in the text format of Prometheus, sorted by name.
@@ -413,7 +430,7 @@ impl Metrics {
         // The zeros are made here: a simulated server, which nobody asks, need not carry them.
         for (service, kind, names) in METHODS {
             for name in names {
-                self.call(service, name);
+                self.grpc.counters([name, service, kind]);
                 self.grpc.touch(service, name, kind);
             }
         }
@@ -492,24 +509,13 @@ impl GrpcMetrics {
         }
     }
 
-    fn call(
-        &self,
-        service: &'static str,
-        name: &'static str,
-        kind: &'static str,
-        received_bytes: &IntCounter,
-        sent_bytes: &IntCounter,
-    ) -> Call {
-        let by = [name, service, kind];
-        Call {
-            method: by,
+    fn counters(&self, by: [&str; 3]) -> Counters {
+        let [name, service, kind] = by;
+        Counters {
             started: self.started_total.with_label_values(&by),
             received: self.msg_received_total.with_label_values(&by),
             sent: self.msg_sent_total.with_label_values(&by),
             succeeded: self.handled_total.with_label_values(&[CODES[0], name, service, kind]),
-            handled: self.handled_total.clone(),
-            received_bytes: received_bytes.clone(),
-            sent_bytes: sent_bytes.clone(),
         }
     }
 

@@ -6,7 +6,7 @@ use std::path::Path;
 
 /// Seeds of the everyday sweep: half of them standard ones, half lite, and a tenth more of the
 /// modes that leave a quorum alone.
-const SEEDS: &str = "2500";
+const SEEDS: &str = "5000";
 
 #[test]
 fn the_everyday_sweep_holds_all_guarantees() {

@@ -3,10 +3,14 @@
 //! The harness owns it, so it runs on while the node is down. Whoever sleeps on it is woken when
 //! the rate changes and works out anew how long the rest takes.
 
+use crate::timer::{Alarm, Timer};
 use detcd::env::clock::{Clock, Mono};
-use detcd::env::signal::Signal;
 use futures::future::BoxFuture;
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::time::Instant;
 
@@ -19,22 +23,20 @@ const ORIGIN: Duration = Duration::from_secs(1_000);
 /// A clock with a rate of its own. Clones are the same clock.
 #[derive(Clone)]
 pub struct SimClock {
-    shared: Arc<Shared>,
-}
-
-struct Shared {
-    line: Mutex<Line>,
-    /// Counts the changes of rate.
-    changed: Signal<u64>,
+    line: Arc<Mutex<Line>>,
 }
 
 /// Local time as a straight line through the last change of rate.
-#[derive(Clone, Copy)]
 struct Line {
     since: Instant,
     local: Duration,
     wall: Duration,
     rate: u64,
+    /// Counts the changes of rate.
+    changes: u64,
+    /// Whom a change of rate wakes, in the order in which they fell asleep.
+    sleepers: BTreeMap<u64, Arc<Alarm>>,
+    next_sleeper: u64,
 }
 
 impl Line {
@@ -54,6 +56,20 @@ impl Line {
         self.local += passed;
         self.wall += passed;
     }
+
+    /// When `left` of local time will have passed.
+    fn due_in(&self, left: Duration) -> Instant {
+        // The division rounds down; a nanosecond more makes sure that the moment is reached.
+        Instant::now() + scale(left, TRUE_RATE, self.rate) + Duration::from_nanos(1)
+    }
+
+    /// Sets a timer that a change of rate wakes.
+    fn register(&mut self, left: Duration) -> Registered {
+        let (timer, number) = (Timer::new(self.due_in(left)), self.next_sleeper);
+        self.next_sleeper += 1;
+        self.sleepers.insert(number, timer.alarm().clone());
+        Registered { timer, number, set_after: Some(self.changes) }
+    }
 }
 
 /// `duration * numerator / denominator`, in whole nanoseconds and hence alike on every machine.
@@ -65,24 +81,33 @@ fn scale(duration: Duration, numerator: u64, denominator: u64) -> Duration {
 impl SimClock {
     /// A true clock whose wall shows `wall` since the Unix epoch.
     pub fn new(wall: Duration) -> SimClock {
-        let line = Line { since: Instant::now(), local: ORIGIN, wall, rate: TRUE_RATE };
-        let changed = Signal::new(0);
-        SimClock { shared: Arc::new(Shared { line: Mutex::new(line), changed }) }
+        let line = Line {
+            since: Instant::now(),
+            local: ORIGIN,
+            wall,
+            rate: TRUE_RATE,
+            changes: 0,
+            sleepers: BTreeMap::new(),
+            next_sleeper: 0,
+        };
+        SimClock { line: Arc::new(Mutex::new(line)) }
     }
 
     fn line(&self) -> MutexGuard<'_, Line> {
-        self.shared.line.lock().expect("no holder of this lock panics")
+        self.line.lock().expect("no holder of this lock panics")
     }
 
     /// Makes this clock run `rate` local microseconds in a second of the simulation.
     pub fn set_rate(&self, rate: u64) {
         assert!(rate > 0, "a clock that stands still never wakes anybody");
-        {
+        let sleepers: Vec<Arc<Alarm>> = {
             let mut line = self.line();
             line.bend();
             line.rate = rate;
-        }
-        self.shared.changed.update(|changes| *changes += 1);
+            line.changes += 1;
+            line.sleepers.values().cloned().collect()
+        };
+        sleepers.iter().for_each(|sleeper| sleeper.ring());
     }
 
     pub fn rate(&self) -> u64 {
@@ -113,26 +138,63 @@ impl Clock for SimClock {
     }
 
     fn sleep_until(&self, at: Mono) -> BoxFuture<'static, ()> {
-        let clock = self.clone();
-        Box::pin(async move {
-            loop {
-                let changes = clock.shared.changed.get();
-                let (left, rate) = {
-                    let line = clock.line();
-                    (at - Mono::new(line.now()), line.rate)
-                };
-                if left.is_zero() {
-                    return;
-                }
-                // The division rounds down; a nanosecond more makes sure that `at` is reached.
-                let pause = scale(left, TRUE_RATE, rate) + Duration::from_nanos(1);
-                tokio::select! {
-                    biased;
-                    _ = clock.shared.changed.wait_for(|now| *now != changes) => {}
-                    _ = tokio::time::sleep(pause) => {}
-                }
+        Box::pin(SimSleep { clock: self.clone(), at, timer: None })
+    }
+}
+
+/// One who sleeps on a [`SimClock`].
+struct SimSleep {
+    clock: SimClock,
+    at: Mono,
+    timer: Option<Registered>,
+}
+
+/// A timer that hears of changes of rate.
+struct Registered {
+    timer: Timer,
+    number: u64,
+    /// The change of rate that it was set after; none if it has to be set.
+    set_after: Option<u64>,
+}
+
+impl Future for SimSleep {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut SimSleep>, context: &mut Context<'_>) -> Poll<()> {
+        let SimSleep { clock, at, timer } = &mut *self;
+        // Most polls come of something else that the task waits for.
+        if let Some(set) = timer
+            && !set.timer.has_rung()
+            && Pin::new(&mut set.timer).poll(context).is_pending()
+        {
+            return Poll::Pending;
+        }
+        loop {
+            let mut line = clock.line();
+            let left = *at - Mono::new(line.now());
+            if left.is_zero() {
+                return Poll::Ready(());
             }
-        })
+            let timer = timer.get_or_insert_with(|| line.register(left));
+            if timer.set_after != Some(line.changes) {
+                timer.set_after = Some(line.changes);
+                timer.timer.reset(line.due_in(left));
+            }
+            drop(line);
+            if Pin::new(&mut timer.timer).poll(context).is_pending() {
+                return Poll::Pending;
+            }
+            // Whatever is left yet is worked out anew.
+            timer.set_after = None;
+        }
+    }
+}
+
+impl Drop for SimSleep {
+    fn drop(&mut self) {
+        if let Some(registered) = &self.timer {
+            self.clock.line().sleepers.remove(&registered.number);
+        }
     }
 }
 

@@ -44,6 +44,8 @@ pub mod shrink;
 pub mod sweep;
 /// A run as a person sees it.
 pub mod timeline;
+/// Timers that ask the runtime once.
+pub mod timer;
 /// One line an event, and a hash over all.
 pub mod trace;
 /// Between the model's requests and the messages of the API.

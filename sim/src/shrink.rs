@@ -3,7 +3,8 @@
 
 use crate::checker::Guarantee;
 use crate::options::Workload;
-use crate::plan::{Fault, Plan};
+use crate::plan::{Action, Fault, Plan, Target};
+use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 /// How far shrinking came.
@@ -132,7 +133,7 @@ impl Search<'_> {
                     links.retain(|(from, to)| *from < members && *to < members);
                 }
             }
-            if self.attempt(plan) {
+            if keeps_to_the_atlas(&plan) && self.attempt(plan) {
                 return;
             }
         }
@@ -181,11 +182,45 @@ impl Search<'_> {
     }
 }
 
+/// Whether no more than a minority is damaged. Else a smaller plan fails for another reason.
+fn keeps_to_the_atlas(plan: &Plan) -> bool {
+    let members = plan.options.members;
+    let damaged = |action: &Action| {
+        let (Fault::BitRot { target: Target::Member(member), .. }
+        | Fault::RunRot { target: Target::Member(member) }
+        | Fault::CheckpointRot { target: Target::Member(member), .. }
+        | Fault::Corrupt { target: Target::Member(member), .. }) = action.fault
+        else {
+            return None;
+        };
+        Some(member % members)
+    };
+    let damaged: BTreeSet<usize> = plan.actions.iter().filter_map(damaged).collect();
+    damaged.len() <= (members - 1) / 2
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::options::Mode;
-    use crate::plan::Action;
+
+    #[test]
+    fn no_more_than_a_minority_stays_damaged() {
+        let rot = |member| Action {
+            at_ms: 100,
+            fault: Fault::CheckpointRot { target: Target::Member(member), down_ms: 10 },
+        };
+        let mut plan = Plan::draw(1, Some(Mode::Lite));
+        plan.actions = vec![rot(1)];
+        for (members, kept) in [(1, false), (2, false), (3, true)] {
+            plan.options.members = members;
+            assert_eq!(keeps_to_the_atlas(&plan), kept, "{members}");
+        }
+        plan.actions.push(rot(2));
+        assert!(!keeps_to_the_atlas(&plan));
+        plan.options.members = 5;
+        assert!(keeps_to_the_atlas(&plan));
+    }
 
     #[test]
     fn what_is_not_needed_is_dropped() {

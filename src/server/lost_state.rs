@@ -48,8 +48,11 @@ pub async fn open(
     let opened = Wal::open_rest(env.disk.clone(), &data_dir.wal_dir(), options).await;
     let (wal, log, base) = opened?;
     let readable = readable_manifests(data_dir)?;
-    check_end(&wal, &readable, data_dir)?;
-    let Some(position) = position(base, &log) else { return Err(damage.into()) };
+    // A checkpoint of the member's own state was made of its log.
+    let own: Vec<Position> =
+        readable.iter().filter(|found| !found.installed).map(reached).collect();
+    check_end(&wal, &own, data_dir)?;
+    let Some(position) = position(base, &log, &own) else { return Err(damage.into()) };
     let members = members(&readable, &log, config, env).await?;
     let me = log.metadata.member_id;
     if !members.iter().any(|member| member.id != me) {
@@ -78,11 +81,14 @@ fn readable_manifests(data_dir: &DataDir) -> Result<Vec<Manifest>, StorageError>
     Ok(readable)
 }
 
-/// A checkpoint of the member's own state was made of its log, so the log reaches at least as far.
-/// One that does not has lost what it held, perhaps a vote among it.
-fn check_end(wal: &Wal, readable: &[Manifest], data_dir: &DataDir) -> Result<(), StorageError> {
-    let own = readable.iter().filter(|manifest| !manifest.installed);
-    let reached = own.map(|manifest| manifest.applied_index).max().unwrap_or(0);
+fn reached(manifest: &Manifest) -> Position {
+    Position { index: manifest.applied_index, term: manifest.applied_term }
+}
+
+/// The log reaches at least as far as the checkpoints that were made of it. One that does not has
+/// lost what it held, perhaps a vote among it.
+fn check_end(wal: &Wal, own: &[Position], data_dir: &DataDir) -> Result<(), StorageError> {
+    let reached = own.iter().map(|position| position.index).max().unwrap_or(0);
     if wal.last_index() >= reached {
         return Ok(());
     }
@@ -92,12 +98,18 @@ fn check_end(wal: &Wal, readable: &[Manifest], data_dir: &DataDir) -> Result<(),
 }
 
 /// An entry with which the log begins, whose term is known and which is known to be committed.
-/// What a checkpoint took the place of was committed; else the first entry may be.
-fn position(base: Base, log: &WalState) -> Option<Position> {
+/// What a checkpoint took the place of was committed, and so was all that a checkpoint of this log
+/// holds; else the first entry may be.
+fn position(base: Base, log: &WalState, own: &[Position]) -> Option<Position> {
     if let Some(term) = base.term {
         return Some(Position { index: base.index, term });
     }
-    let first = log.entries.first().filter(|first| first.index <= log.hard_state.commit)?;
+    if let Some(known) = own.iter().find(|known| known.index == base.index) {
+        return Some(*known);
+    }
+    let reached = own.iter().map(|position| position.index).max().unwrap_or(0);
+    let committed = log.hard_state.commit.max(reached);
+    let first = log.entries.first().filter(|first| first.index <= committed)?;
     Some(Position { index: first.index, term: first.term })
 }
 
@@ -169,9 +181,13 @@ mod tests {
     fn the_place_of_the_state_is_after_an_entry_that_is_known_to_be_committed() {
         let released = Base { index: 40, term: None };
         let at = |index, term| Some(Position { index, term });
-        assert_eq!(position(released, &log(41, 43)), at(41, 4));
-        assert_eq!(position(released, &log(41, 41)), at(41, 4));
-        assert_eq!(position(released, &log(41, 40)), None, "another may come in its place");
-        assert_eq!(position(Base { index: 40, term: Some(3) }, &log(41, 40)), at(40, 3));
+        assert_eq!(position(released, &log(41, 43), &[]), at(41, 4));
+        assert_eq!(position(released, &log(41, 41), &[]), at(41, 4));
+        assert_eq!(position(released, &log(41, 40), &[]), None, "another may come in its place");
+        assert_eq!(position(Base { index: 40, term: Some(3) }, &log(41, 40), &[]), at(40, 3));
+        let own = |index| [Position { index, term: 3 }];
+        assert_eq!(position(released, &log(41, 40), &own(40)), at(40, 3));
+        assert_eq!(position(released, &log(41, 40), &own(42)), at(41, 4));
+        assert_eq!(position(released, &log(41, 40), &own(39)), None);
     }
 }

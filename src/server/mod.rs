@@ -32,7 +32,7 @@
 //! | offers of a snapshot | 1 | dropped; the leader offers again |
 //! | wishes to be rebuilt | 1 | dropped; the next comparison asks again |
 //! | messages for one peer | 4,096 | dropped and reported; Raft sends again |
-//! | batches in a peer's stream | 16, then HTTP/2 flow control | they wait in the queue above |
+//! | batches in a peer's stream | HTTP/2 flow control | they wait in the queue above |
 
 pub mod adopt;
 pub mod applier;
@@ -56,6 +56,7 @@ pub mod log_writer;
 pub mod lost_state;
 pub mod maintenance;
 pub mod node;
+pub mod outbox;
 pub mod peer_service;
 pub mod peers;
 pub mod pending;

@@ -6,16 +6,15 @@
 //! and so is everything queued for a member that can't be reached.
 
 use super::event::Event;
+use super::outbox::Outbox;
 use super::shared::Shared;
-use super::wire;
 use crate::env::clock::Mono;
 use crate::env::recorder;
 use crate::metrics::hex;
 use crate::pb::raftpb::peer_client::PeerClient;
 use crate::pb::raftpb::{InfoRequest, Member, PeerBatch, PeerClosed, PeerHeader};
 use crate::raft::message::{Message, NodeId, Payload};
-use futures::future::BoxFuture;
-use prometheus::IntCounter;
+use prometheus::{Histogram, IntCounter};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
@@ -29,11 +28,6 @@ pub const PROTOCOL_VERSION: u32 = 1;
 
 /// Messages that may wait for one peer. In-flight limits of the core keep it far below.
 const QUEUE_MESSAGES: usize = 4096;
-/// Messages and bytes that leave as one batch.
-const BATCH_MESSAGES: usize = 256;
-const BATCH_BYTES: usize = 1 << 20;
-/// Batches between the peer's task and the transport.
-const STREAM_BATCHES: usize = 16;
 /// The largest message a member accepts: a batch may hold one entry of the largest request.
 pub const MESSAGE_BYTES_MAX: usize = 1 << 30;
 
@@ -51,6 +45,8 @@ struct Peer {
     asked: Option<Mono>,
     /// Since when it has been heard from without a longer silence; none if it never was.
     connected_since: Option<Mono>,
+    /// How long it takes to answer a heartbeat.
+    round_trip: Histogram,
 }
 
 /// The other members, and how to reach them.
@@ -78,7 +74,9 @@ impl Peers {
             return;
         }
         let (queue, waiting) = mpsc::channel(QUEUE_MESSAGES);
-        let sent = self.shared.metrics.peer_sent_bytes_total.with_label_values(&[&hex(id)]);
+        let metrics = &self.shared.metrics;
+        let sent = metrics.peer_sent_bytes_total.with_label_values(&[&hex(id)]);
+        let round_trip = metrics.peer_round_trip_time_seconds.with_label_values(&[&hex(id)]);
         let (owner, question) = (self.clone(), None);
         let link = Link { id, urls: urls.to_vec(), next_url: 0, sent, peers: owner, question };
         let task = tokio::spawn(link.run(waiting));
@@ -92,6 +90,7 @@ impl Peers {
             gone: false,
             asked: None,
             connected_since: None,
+            round_trip,
         };
         if let Some(before) = peers.remove(&id) {
             before.task.abort();
@@ -164,7 +163,7 @@ impl Peers {
     pub fn heard(&self, id: NodeId, messages: &[Message]) -> bool {
         let now = self.shared.env.clock.now();
         let answers = |m: &Message| matches!(m.payload, Payload::HeartbeatResponse { .. });
-        let (was_lost, asked) = {
+        let (was_lost, asked, round_trip) = {
             let mut peers = self.lock();
             let Some(peer) = peers.get_mut(&id) else { return false };
             if now - peer.heard > self.shared.election_timeout {
@@ -174,15 +173,14 @@ impl Peers {
             peer.heard = now;
             peer.gone = false;
             let asked = messages.iter().any(answers).then(|| peer.asked.take()).flatten();
-            (std::mem::replace(&mut peer.lost, false), asked)
+            (std::mem::replace(&mut peer.lost, false), asked, peer.round_trip.clone())
         };
         if was_lost {
             self.shared.env.recorder.record(&recorder::Event::PeerBack { peer: id });
         }
         if let Some(asked) = asked {
             let took = now - asked;
-            let metric = &self.shared.metrics.peer_round_trip_time_seconds;
-            metric.with_label_values(&[&hex(id)]).observe(took.as_secs_f64());
+            round_trip.observe(took.as_secs_f64());
             self.shared.env.recorder.record(&recorder::Event::RoundTrip { peer: id, took });
         }
         true
@@ -287,9 +285,9 @@ impl Link {
                     Some(first) => Some(first),
                     None => return,
                 },
-                () = self.pause() => None,
+                () = self.peers.shared.env.clock.sleep(self.pause()) => None,
             };
-            self.stream(first, &mut queue).await;
+            queue = self.stream(first, queue).await;
             self.ask_after_it();
             // What waited for the stream that broke is stale: Raft sends again what matters.
             while queue.try_recv().is_ok() {}
@@ -301,56 +299,46 @@ impl Link {
 
     /// How long a peer is left without a word: those that have nothing to say to each other show
     /// that they are there, and learn of a removal.
-    fn pause(&self) -> BoxFuture<'static, ()> {
-        let shared = &self.peers.shared;
-        shared.env.clock.sleep(shared.election_timeout / 2)
+    fn pause(&self) -> Duration {
+        self.peers.shared.election_timeout / 2
     }
 
-    /// Sends until the stream breaks, the peer has been silent for too long, or the link is gone.
-    async fn stream(&mut self, first: Option<Message>, queue: &mut mpsc::Receiver<Message>) {
-        let Some(mut client) = self.connect() else { return };
-        let (batches, mut outgoing) = mpsc::channel::<PeerBatch>(STREAM_BATCHES);
+    /// Sends until the stream breaks, the peer has been silent for too long, or the link is gone;
+    /// gives the queue back.
+    async fn stream(
+        &mut self,
+        first: Option<Message>,
+        queue: mpsc::Receiver<Message>,
+    ) -> mpsc::Receiver<Message> {
+        let Some(mut client) = self.connect() else { return queue };
         let opening = PeerBatch { header: Some(self.peers.header(self.id)), messages: Vec::new() };
-        if batches.send(opening).await.is_err() {
-            return;
-        }
-        let outgoing = futures::stream::poll_fn(move |cx| outgoing.poll_recv(cx));
-        let call = client.messages(outgoing);
-        let mut call = std::pin::pin!(call);
-        let opened = self.peers.shared.env.clock.now();
-        let mut next = first;
-        let mut pause = self.pause();
-        let mut was_quiet = true;
-        loop {
-            let batch = tokio::select! {
-                biased;
-                ended = &mut call => return self.ended(ended.map(|closed| closed.into_inner())),
-                message = receive(&mut next, queue) => match message {
-                    Some(message) => {
-                        let (batch, bytes) = gather(message, queue);
-                        self.sent.inc_by(bytes as u64);
-                        batch
+        let (outbox, batches) = Outbox::lend(queue, opening, first, self.sent.clone());
+        {
+            let call = client.messages(batches);
+            let mut call = std::pin::pin!(call);
+            let opened = self.peers.shared.env.clock.now();
+            let mut greets_at = opened + self.pause();
+            loop {
+                let look_at = greets_at.min(self.silent_at(opened));
+                tokio::select! {
+                    biased;
+                    ended = &mut call => {
+                        self.ended(ended.map(|closed| closed.into_inner()));
+                        break;
                     }
-                    None => return,
-                },
-                () = &mut pause => {
-                    pause = self.pause();
-                    if !std::mem::replace(&mut was_quiet, true) {
-                        continue;
-                    }
-                    PeerBatch::default()
+                    () = self.peers.shared.env.clock.sleep_until(look_at) => {}
                 }
-            };
-            was_quiet &= batch.messages.is_empty();
-            let sent = tokio::select! {
-                biased;
-                ended = &mut call => return self.ended(ended.map(|closed| closed.into_inner())),
-                sent = batches.send(batch) => sent.is_ok(),
-            };
-            if !sent || self.is_silent(opened) {
-                return;
+                let now = self.peers.shared.env.clock.now();
+                if now >= self.silent_at(opened) {
+                    break;
+                }
+                if now >= greets_at {
+                    outbox.greet_if_quiet();
+                    greets_at = now + self.pause();
+                }
             }
         }
+        outbox.take_back()
     }
 
     /// A stream may end because this member was removed, and the answer that says so get lost; or
@@ -394,11 +382,9 @@ impl Link {
 
     /// A stream that was cut in the middle can look alive for as long as the transport retries.
     /// A peer that has said nothing for an election timeout is worth a fresh one.
-    fn is_silent(&self, opened: Mono) -> bool {
-        let now = self.peers.shared.env.clock.now();
-        let patience = self.peers.shared.election_timeout;
+    fn silent_at(&self, opened: Mono) -> Mono {
         let heard = self.peers.last_heard(self.id).unwrap_or(opened).max(opened);
-        now - heard > patience
+        heard + self.peers.shared.election_timeout
     }
 
     /// The next of the peer's addresses.
@@ -415,28 +401,4 @@ pub fn connect(url: &str, timeout: Duration) -> Option<PeerClient<Channel>> {
     let endpoint = endpoint.tcp_nodelay(true).connect_timeout(timeout);
     let client = PeerClient::new(endpoint.connect_lazy());
     Some(client.max_encoding_message_size(MESSAGE_BYTES_MAX))
-}
-
-async fn receive(
-    next: &mut Option<Message>,
-    queue: &mut mpsc::Receiver<Message>,
-) -> Option<Message> {
-    match next.take() {
-        Some(message) => Some(message),
-        None => queue.recv().await,
-    }
-}
-
-/// The message and what waits behind it, up to the size of a batch, and their bytes, about.
-fn gather(first: Message, queue: &mut mpsc::Receiver<Message>) -> (PeerBatch, usize) {
-    let mut bytes = wire::size_bytes(&first);
-    let mut messages = vec![wire::encode(first)];
-    while messages.len() < BATCH_MESSAGES
-        && bytes < BATCH_BYTES
-        && let Ok(message) = queue.try_recv()
-    {
-        bytes += wire::size_bytes(&message);
-        messages.push(wire::encode(message));
-    }
-    (PeerBatch { header: None, messages }, bytes)
 }

@@ -17,10 +17,9 @@ use std::time::Duration;
 /// election timeout apart (etcd, `v3rpc/interceptor.go`, `maxNoLeaderCnt`).
 const LEADERLESS_CHECKS_MAX: u32 = 3;
 
-/// How often the progress timers are looked at, as a part of their interval, and the bounds.
-const PROGRESS_CHECKS_PER_INTERVAL: u32 = 20;
-const PROGRESS_CHECK_MIN: Duration = Duration::from_millis(10);
-const PROGRESS_CHECK_MAX: Duration = Duration::from_secs(1);
+/// How long the progress timers and the figures are left alone at the least and at the most.
+const CHECK_MIN: Duration = Duration::from_millis(10);
+const CHECK_MAX: Duration = Duration::from_secs(1);
 
 /// One stream of watchers. Dropping it ends them all.
 ///
@@ -179,9 +178,9 @@ async fn ending(shared: Arc<Shared>, require_leader: bool) -> Error {
 /// Feeds the watchers that are behind and lets the progress timers strike; runs until the server
 /// stops. Between two steps everyone else runs, writers first of all.
 pub async fn catch_up(shared: Arc<Shared>) {
-    let interval = shared.hub().progress_interval() / PROGRESS_CHECKS_PER_INTERVAL;
-    let interval = interval.clamp(PROGRESS_CHECK_MIN, PROGRESS_CHECK_MAX);
-    let mut check_at: Mono = shared.env.clock.now() + interval;
+    // The first strike for a new watcher is an interval away, so no look comes too late for it.
+    let pause = shared.hub().progress_interval().clamp(CHECK_MIN, CHECK_MAX);
+    let mut check_at: Mono = shared.env.clock.now() + pause;
     let mut events = 0;
     loop {
         let timer = shared.env.clock.sleep_until(check_at);
@@ -189,8 +188,8 @@ pub async fn catch_up(shared: Arc<Shared>) {
             biased;
             () = timer => {
                 let now = shared.env.clock.now();
-                shared.hub().tick_progress(now.since_start());
-                check_at = now + interval;
+                let strike = shared.hub().tick_progress(now.since_start()).map(Mono::new);
+                check_at = strike.map_or(now + pause, |at| at.clamp(now + CHECK_MIN, now + pause));
                 measure(&shared, &mut events);
             }
             () = shared.catch_up.notified() => while step(&shared) {

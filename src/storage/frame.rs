@@ -47,10 +47,13 @@ pub struct Place {
 
 impl Place {
     fn salt(&self) -> u32 {
-        let mut crc = crc32c::crc32c(&self.cluster_id.to_le_bytes());
-        crc = crc32c::crc32c_append(crc, &self.member_id.to_le_bytes());
-        crc = crc32c::crc32c_append(crc, &self.segment.to_le_bytes());
-        crc32c::crc32c_append(crc, &self.offset.to_le_bytes())
+        let Place { cluster_id, member_id, segment, offset } = *self;
+        let mut bytes = [0; 32];
+        let numbers = [cluster_id, member_id, segment, offset];
+        for (slot, number) in bytes.as_chunks_mut::<8>().0.iter_mut().zip(numbers) {
+            *slot = number.to_le_bytes();
+        }
+        crc32c::crc32c(&bytes)
     }
 }
 

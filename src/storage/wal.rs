@@ -350,15 +350,19 @@ impl Wal {
 
     /// Removes the segments that hold nothing above `up_to`; the one in use stays. Returns how
     /// many went.
+    ///
+    /// The log then begins with an entry that its own commit index covers, so that it tells where
+    /// a state belongs even when no checkpoint can be read any more.
     pub async fn release(&mut self, up_to: u64) -> Result<usize, StorageError> {
         self.detach(up_to).remove().await
     }
 
     /// Like `release`, for who removes the segments beside the writing.
     pub fn detach(&mut self, up_to: u64) -> Detached {
+        let begin_max = up_to.saturating_add(1).min(self.hard_state.commit);
         let mut segments = Vec::new();
         while let [(oldest, _), (next, _), ..] = self.segments.make_contiguous()
-            && next.first_index <= up_to.saturating_add(1)
+            && next.first_index <= begin_max
         {
             segments.push(self.dir.join(oldest.file_name()));
             self.segments.pop_front();

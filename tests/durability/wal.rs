@@ -394,6 +394,21 @@ fn what_is_known_to_be_committed_must_be_there() {
     assert_eq!(opened.expect("the checkpoint holds it").1.entries, vec![]);
 }
 
+/// Without a checkpoint nothing else tells what was committed.
+#[test]
+fn a_release_leaves_an_entry_that_is_known_to_be_committed() {
+    let append = |index| Step::Append(vec![batch(Some((1, 1, 4)), vec![entry(1, index, 600)])]);
+    let (disk, _) = finished(&(3..20).map(append).collect::<Vec<_>>());
+    let (mut wal, _) =
+        block_on(Wal::open(shared(&disk), &wal_dir(), 0, OPTIONS)).expect("it is healthy");
+    assert!(wal.segment_count() > 3);
+    assert!(block_on(wal.release(19)).expect("it is healthy") > 0);
+    drop(wal);
+    let (_, log, base) = block_on(Wal::open_rest(shared(&disk), &wal_dir(), OPTIONS)).expect("so");
+    assert_eq!((base.term, log.hard_state.commit), (None, 4));
+    assert_eq!(log.entries[0].index, 4);
+}
+
 #[test]
 fn a_failed_sync_poisons_the_log() {
     let disk = sim_disk(3);

@@ -8,6 +8,7 @@ use crate::checker::backup::Backup;
 use crate::checker::{Guarantee, Violation};
 use crate::model::{Put, Request};
 use crate::random::Stream;
+use crate::timer;
 use crate::wire;
 use detcd::env::mem_disk::MemDisk;
 use detcd::mvcc::record::{Record, Value};
@@ -42,7 +43,7 @@ pub async fn run(cluster: Cluster, number: u64, until: Instant) {
         let Some(server) = cluster.server(member) else { continue };
         let begun = cluster.book().now();
         let pull = pull(&server, plan.options.election_ms, &mut chance);
-        let pulled = tokio::time::timeout(PATIENCE, pull).await;
+        let pulled = timer::timeout(PATIENCE, pull).await;
         // A bit that flipped in memory is in a backup too, until the damage is found.
         if cluster.book().lock().damage[member].taints(begun) {
             continue;

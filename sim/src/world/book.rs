@@ -332,7 +332,10 @@ impl SharedBook {
     }
 
     pub fn fact(&self, member: usize, fact: Fact) {
-        let at = self.now();
+        self.fact_at(self.now(), member, fact);
+    }
+
+    fn fact_at(&self, at: Nanos, member: usize, fact: Fact) {
         let observed = {
             let mut book = self.lock();
             let observed = book.raft.observe(at, member, fact);
@@ -574,7 +577,7 @@ impl SharedBook {
                     Name(vote_for)
                 ));
                 let (term, vote, commit) = (*term, *vote, *commit);
-                self.fact(member, Fact::HardState { term, vote, commit });
+                self.fact_at(at, member, Fact::HardState { term, vote, commit });
             }
             Event::Persisted { last_index, entries, took } => {
                 self.line(format_args!(
@@ -587,11 +590,11 @@ impl SharedBook {
                 }
                 book.members[member].persisted = *last_index;
                 drop(book);
-                self.fact(member, Fact::Persisted { last_index: *last_index });
+                self.fact_at(at, member, Fact::Persisted { last_index: *last_index });
             }
             Event::Committed { index, term, checksum } => {
                 let (index, term, checksum) = (*index, *term, *checksum);
-                self.fact(member, Fact::Committed { index, term, checksum });
+                self.fact_at(at, member, Fact::Committed { index, term, checksum });
             }
             Event::Applied { index, term, revision, state_hash } => {
                 let mut book = self.lock();
@@ -606,7 +609,7 @@ impl SharedBook {
                 drop(book);
                 let (index, term) = (*index, *term);
                 let (revision, state_hash) = (*revision, *state_hash);
-                self.fact(member, Fact::Applied { index, term, revision, state_hash });
+                self.fact_at(at, member, Fact::Applied { index, term, revision, state_hash });
             }
             Event::MembersChanged { index, members, removed } => {
                 self.members_changed(member, *index, members, removed);

@@ -72,6 +72,22 @@ pub fn request_timeout(plan: &Plan) -> Duration {
     2 * Duration::from_millis(5_000 + 2 * plan.options.election_ms)
 }
 
+/// How many reads of onlookers may wait: they ask at every heartbeat for as long as their fault
+/// lasts, and don't wait for answers.
+fn onlookers(plan: &Plan) -> usize {
+    let held_ms = request_timeout(plan).as_millis() as u64;
+    let reads = |fault: &Fault| {
+        let (Fault::Lag { for_ms, .. }
+        | Fault::Strand { for_ms, .. }
+        | Fault::LateAnswers { for_ms, .. }) = fault
+        else {
+            return 0;
+        };
+        held_ms.min(*for_ms) / plan.options.heartbeat_ms.max(1) + 1
+    };
+    plan.actions.iter().map(|action| reads(&action.fault)).sum::<u64>() as usize
+}
+
 /// What is stated for the members of a run.
 fn limits(plan: &Plan) -> Limits {
     let (options, workload) = (&plan.options, &plan.workload);
@@ -86,7 +102,7 @@ fn limits(plan: &Plan) -> Limits {
     // A caller that gave up may ask again while its request still waits.
     let patience = workload.timeout_ms.min(options.election_ms).max(1);
     let again = request_timeout(plan).as_millis() as usize / patience as usize + 1;
-    let requests = callers * again + bursts;
+    let requests = callers * again + bursts + onlookers(plan);
     // A watcher has two of them in a stream; each wait for a lock is one; and broken streams are
     // noticed late.
     let streams = 8 * (workload.watchers + workload.lockers) as usize + 8;

@@ -5,10 +5,12 @@ use crate::history::{Operation, Outcome};
 use crate::model::Request;
 use crate::plan::Plan;
 use crate::random::Stream;
+use crate::timer;
 use crate::wire;
 use crate::workload::Generator;
 use detcd::pb::etcdserverpb::kv_client::KvClient;
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::time::Duration;
 use tokio::time::Instant;
 use tonic::transport::{Channel, Endpoint};
@@ -43,9 +45,13 @@ impl Caller {
     /// Asks `member`, once, and enters what came of it.
     pub async fn ask(&mut self, member: usize, request: Request) -> Outcome {
         let called = self.book.now();
-        let call = wire::send(&mut self.channels[member], &request);
-        let call = self.book.unless_reset(member, call);
-        let outcome = match tokio::time::timeout(self.timeout, call).await {
+        let answer = {
+            // Pinned here, because it is large and would be moved at every step.
+            let call = pin!(wire::send(&mut self.channels[member], &request));
+            let call = pin!(self.book.unless_reset(member, call));
+            timer::timeout(self.timeout, call).await
+        };
+        let outcome = match answer {
             Ok(Some(Ok(reply))) => Outcome::Done(reply),
             Ok(Some(Err(status))) => wire::failure(&status),
             Ok(None) => Outcome::Unknown("the connection was reset".into()),

@@ -9,6 +9,7 @@ use crate::checker::lease::{Ask, LeaseCall, Told};
 use crate::history::{Outcome, Refusal};
 use crate::model::{Put, Request, Txn};
 use crate::random::Stream;
+use crate::timer;
 use crate::wire;
 use detcd::pb::etcdserverpb::lease_client::LeaseClient;
 use detcd::pb::etcdserverpb::{
@@ -66,7 +67,7 @@ impl LeaseCaller {
     pub async fn grant(&mut self, member: usize, id: i64, ttl: i64) -> Option<(i64, i64)> {
         let call = self.begin(member, id, Ask::Grant);
         let asked = self.channels[member].lease_grant(LeaseGrantRequest { ttl, id });
-        let answer = tokio::time::timeout(self.timeout, asked).await;
+        let answer = timer::timeout(self.timeout, asked).await;
         let (id, told) = match answer {
             Ok(Ok(response)) => {
                 let response = response.into_inner();
@@ -88,7 +89,7 @@ impl LeaseCaller {
         let (call, timeout) = (self.begin(member, id, Ask::Renew), self.timeout);
         let book = self.book.clone();
         let asked = book.unless_reset(member, self.ask_renewal(member, id));
-        let told = match tokio::time::timeout(timeout, asked).await {
+        let told = match timer::timeout(timeout, asked).await {
             Ok(Some(Ok(0))) => Told::Gone,
             Ok(Some(Ok(ttl))) => Told::Alive(ttl),
             Ok(Some(Err(status))) => refusal(&status),
@@ -120,7 +121,7 @@ impl LeaseCaller {
     pub async fn revoke(&mut self, member: usize, id: i64) -> Told {
         let call = self.begin(member, id, Ask::Revoke);
         let asked = self.channels[member].lease_revoke(LeaseRevokeRequest { id });
-        let told = match tokio::time::timeout(self.timeout, asked).await {
+        let told = match timer::timeout(self.timeout, asked).await {
             Ok(Ok(_)) => Told::Revoked,
             Ok(Err(status)) => refusal(&status),
             Err(_) => Told::Unknown("the client gave up".into()),
@@ -133,7 +134,7 @@ impl LeaseCaller {
         let call = self.begin(member, id, Ask::TimeToLive);
         let request = LeaseTimeToLiveRequest { id, keys: true };
         let asked = self.channels[member].lease_time_to_live(request);
-        let told = match tokio::time::timeout(self.timeout, asked).await {
+        let told = match timer::timeout(self.timeout, asked).await {
             Ok(Ok(response)) => {
                 let response = response.into_inner();
                 let revision = response.header.as_ref().map_or(0, |h| h.revision);

@@ -14,6 +14,7 @@ use crate::model::{
     Answer, Compare, Delete, KeyValue, Operand, Put, Range, Relation, Request, Span, Txn,
 };
 use crate::random::Stream;
+use crate::timer;
 use crate::wire;
 use detcd::pb::v3electionpb::ResignRequest;
 use detcd::pb::v3electionpb::election_client::ElectionClient;
@@ -148,7 +149,7 @@ impl Life {
         call: impl Future<Output = Result<T, tonic::Status>>,
     ) -> Option<T> {
         let called = self.book.now();
-        let answer = tokio::time::timeout(patience, call).await;
+        let answer = timer::timeout(patience, call).await;
         let said = match &answer {
             Ok(Ok(_)) => "a service has done it".to_string(),
             Ok(Err(status)) => format!("{:?} {}", status.code(), status.message()),
@@ -339,13 +340,13 @@ impl Life {
     async fn observe(&mut self, member: usize, until: Instant) {
         let mut service = ElectionClient::new(self.channel(member));
         let request = LeaderRequest { name: wire::bytes(ELECTION) };
-        let Ok(Ok(response)) = tokio::time::timeout(SILENCE, service.observe(request)).await else {
+        let Ok(Ok(response)) = timer::timeout(SILENCE, service.observe(request)).await else {
             return;
         };
         let mut announced = response.into_inner();
         let mut observed = Observed { client: self.client, leaders: Vec::new() };
         while Instant::now() < until {
-            match tokio::time::timeout(SILENCE, announced.message()).await {
+            match timer::timeout(SILENCE, announced.message()).await {
                 Ok(Ok(Some(response))) => {
                     let kv = response.kv.map(wire::key_value);
                     let at = self.book.now();

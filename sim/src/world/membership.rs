@@ -9,6 +9,7 @@ use super::client::client_address;
 use super::cluster::{Cluster, Stop};
 use crate::plan::{Action, Fault};
 use crate::random::Stream;
+use crate::timer;
 use detcd::pb::etcdserverpb::cluster_client::ClusterClient;
 use detcd::pb::etcdserverpb::{MemberAddRequest, MemberPromoteRequest, MemberRemoveRequest};
 use std::time::Duration;
@@ -202,7 +203,7 @@ impl Operator {
 }
 
 async fn bounded(call: impl Future<Output = Result<(), Status>>) -> Result<(), Status> {
-    match tokio::time::timeout(PATIENCE, call).await {
+    match timer::timeout(PATIENCE, call).await {
         Ok(answer) => answer,
         Err(_) => Err(Status::deadline_exceeded("the operator gave up")),
     }

@@ -8,6 +8,7 @@ use crate::history::{Nanos, Outcome};
 use crate::model::{Delete, Request, Span};
 use crate::plan::Plan;
 use crate::random::Stream;
+use crate::timer;
 use detcd::pb::etcdserverpb::alarm_request::AlarmAction;
 use detcd::pb::etcdserverpb::maintenance_client::MaintenanceClient;
 use detcd::pb::etcdserverpb::{AlarmMember, AlarmRequest, AlarmType};
@@ -62,7 +63,7 @@ async fn ask(member: usize, action: AlarmAction, alarm: AlarmMember) -> Vec<Alar
     let AlarmMember { member_id, alarm } = alarm;
     let request = AlarmRequest { action: action.into(), member_id, alarm };
     let mut client = maintenance(member);
-    match tokio::time::timeout(TIMEOUT, client.alarm(request)).await {
+    match timer::timeout(TIMEOUT, client.alarm(request)).await {
         Ok(Ok(answer)) => answer.into_inner().alarms,
         Ok(Err(_)) | Err(_) => Vec::new(),
     }
@@ -96,15 +97,18 @@ pub async fn make_room(cluster: &Cluster, core: &[usize], until: Nanos) {
             if book.now() > until || book.is_broken() {
                 return;
             }
-            let deleted = caller.ask(core[0], delete_all()).await;
-            if let Outcome::Done(reply) = deleted {
-                let revision = reply.revision;
-                caller.ask(core[0], Request::Compact { revision, physical: false }).await;
+            let mut made = false;
+            if let Outcome::Done(reply) = caller.ask(core[0], delete_all()).await {
+                let compact = Request::Compact { revision: reply.revision, physical: false };
+                let compacted = caller.ask(core[0], compact).await;
+                // A refusal says that this revision was compacted before.
+                made = matches!(compacted, Outcome::Done(_) | Outcome::Refused(_));
             }
             for lost in raised().into_iter().filter(|alarm| !own(alarm)) {
                 ask(core[0], AlarmAction::Deactivate, lost).await;
             }
-            if raised().is_empty() {
+            // A member above its quota refuses puts before its alarm is there.
+            if made && raised().is_empty() {
                 return;
             }
             tokio::time::sleep(Duration::from_millis(100)).await;

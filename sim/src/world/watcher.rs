@@ -11,6 +11,7 @@ use crate::checker::watch::{Delivery, Filter, Stream as Watched, WatchEvent};
 use crate::history::{Nanos, Outcome};
 use crate::model::{Range, Request, Span};
 use crate::random::Stream;
+use crate::timer;
 use crate::wire;
 use detcd::pb::etcdserverpb::watch_client::WatchClient;
 use detcd::pb::etcdserverpb::watch_create_request::FilterType;
@@ -185,7 +186,7 @@ impl Source {
         let mut client = WatchClient::new(endpoint.connect_lazy());
         let (requests, mut outgoing) = mpsc::channel(8);
         let outgoing = futures::stream::poll_fn(move |cx| outgoing.poll_recv(cx));
-        match tokio::time::timeout(SILENCE, client.watch(outgoing)).await {
+        match timer::timeout(SILENCE, client.watch(outgoing)).await {
             Ok(Ok(response)) => Some(Source::Remote(requests, response.into_inner())),
             Ok(Err(_)) | Err(_) => None,
         }
@@ -257,7 +258,7 @@ impl Life {
             self.ask_along(&source, main, chance, began_at_end);
             let patience = if began_at_end { RETRY } else { SILENCE };
             let arrival = book.unless_reset(self.member, source.next());
-            let response = match tokio::time::timeout(patience, arrival).await {
+            let response = match timer::timeout(patience, arrival).await {
                 Ok(Some(Some(response))) => response,
                 Err(_) if began_at_end => continue,
                 Ok(Some(None) | None) | Err(_) => return End::Broken,
