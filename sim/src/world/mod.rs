@@ -248,8 +248,8 @@ async fn supervise(cluster: Cluster, mut stops: mpsc::UnboundedReceiver<Stop>) {
         let cluster = cluster.clone();
         tokio::spawn(async move {
             tokio::time::sleep(Duration::from_millis(down_ms)).await;
-            // Healing may have started it meanwhile.
-            if cluster.is_held_down(member) {
+            // Healing may have started it meanwhile, and what holds it down since is another's.
+            if cluster.boots(member) == stop.boot && cluster.is_held_down(member) {
                 cluster.release(member);
             }
         });
