@@ -146,6 +146,12 @@ impl State {
         if self.election_elapsed < ticks {
             self.election_elapsed = ticks;
             self.campaign_soon(peer);
+            // Another may have found out first.
+            if let Some((from, term, last)) = self.passed_over.take()
+                && term == self.term + 1
+            {
+                self.handle_pre_vote(from, term, last);
+            }
         }
     }
 

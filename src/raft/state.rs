@@ -147,6 +147,9 @@ pub(super) struct State {
     /// Between `prepare_install` and `install_snapshot` nothing is handed out.
     pub(super) installing: bool,
     pub(super) disk_stalled: bool,
+    /// The last question that found this member loyal to its leader: who asked, for which term, and
+    /// where that log ends.
+    pub(super) passed_over: Option<(NodeId, Term, (Index, Term))>,
     /// The last hard state that a write carried.
     pub(super) written: HardState,
     /// What was committed when the configuration last changed.
@@ -196,6 +199,7 @@ impl State {
             snapshot_offer: None,
             installing: false,
             disk_stalled: false,
+            passed_over: None,
             conf_commit: 0,
             written: hard,
             votes_in_flight: VecDeque::new(),

@@ -163,7 +163,13 @@ impl State {
     /// Enters a higher term if the message calls for it. False if the message is to be ignored.
     fn meet_higher_term(&mut self, message: &Message) -> bool {
         match message.payload {
-            Payload::PreVote { .. } => !self.is_loyal_against(message.from),
+            Payload::PreVote { last_index, last_term } => {
+                let loyal = self.is_loyal_against(message.from);
+                if loyal {
+                    self.passed_over = Some((message.from, message.term, (last_index, last_term)));
+                }
+                !loyal
+            }
             // It carries the term this member asked for; nobody is there yet.
             Payload::PreVoteResponse { granted: true } => true,
             Payload::Vote { transfer, .. } => {

@@ -28,6 +28,8 @@ pub const PROTOCOL_VERSION: u32 = 1;
 
 /// Messages that may wait for one peer. In-flight limits of the core keep it far below.
 const QUEUE_MESSAGES: usize = 4096;
+/// How often a peer whose stream broke is asked whether it is there, while it gives no answer.
+const QUESTIONS_MAX: u32 = 5;
 /// The largest message a member accepts: a batch may hold one entry of the largest request.
 pub const MESSAGE_BYTES_MAX: usize = 1 << 30;
 
@@ -351,20 +353,25 @@ impl Link {
         let (id, peers, shared) = (self.id, self.peers.clone(), self.peers.shared.clone());
         let header = Some(self.peers.header(id));
         self.question = Some(tokio::spawn(async move {
-            let answer = tokio::select! {
-                biased;
-                answer = client.info(InfoRequest { header }) => answer,
-                () = shared.env.clock.sleep(shared.election_timeout) => return,
-            };
-            match answer.map(|info| info.into_inner()) {
-                Ok(info) => {
-                    let ours = info.cluster_id == shared.cluster_id;
-                    if ours && info.removed.contains(&shared.member_id) {
-                        peers.told_of_removal();
+            for _ in 0..QUESTIONS_MAX {
+                let answer = tokio::select! {
+                    biased;
+                    answer = client.info(InfoRequest { header: header.clone() }) => answer,
+                    () = shared.env.clock.sleep(shared.election_timeout) => return,
+                };
+                match answer.map(|info| info.into_inner()) {
+                    Ok(info) => {
+                        let ours = info.cluster_id == shared.cluster_id;
+                        if ours && info.removed.contains(&shared.member_id) {
+                            peers.told_of_removal();
+                        }
+                        return;
                     }
+                    Err(status) if status.code() == Code::Unavailable => return peers.gone(id),
+                    // A process that is ending may still take a connection, and reset it then.
+                    Err(status) => tracing::debug!(peer = format!("{id:x}"), %status, "no answer"),
                 }
-                Err(status) if status.code() == Code::Unavailable => peers.gone(id),
-                Err(status) => tracing::debug!(peer = format!("{id:x}"), %status, "no answer"),
+                shared.env.clock.sleep(shared.election_timeout / 40).await;
             }
         }));
     }
