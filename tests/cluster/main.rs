@@ -12,6 +12,7 @@ mod input;
 mod kill;
 mod membership;
 mod metrics;
+mod overload;
 mod quorum;
 mod recording;
 mod space;
