@@ -15,6 +15,8 @@ use tonic::{Code, Status};
 const CLIENTS: usize = 10_000;
 const CONNECTIONS: usize = 50;
 const PATIENCE: Duration = Duration::from_secs(30);
+/// What a member may propose by itself meanwhile: its name, the cluster's version, an alarm.
+const OWN_REQUESTS_MAX: usize = 10;
 /// Less than it takes the leader to miss the others.
 const STOPPED_MAX: Duration = Duration::from_secs(7);
 /// Far from what 10,000 requests without a limit would take, on a build without optimisation.
@@ -70,9 +72,10 @@ async fn what_cannot_wait_is_refused_and_the_rest_is_served() {
             }
         }
     }
-    // Fewer where this machine was too busy to ask all at once.
+    // Fewer where this machine was too busy to ask all at once, more by what the member asks for.
     let refused = CLIENTS - served;
-    assert!((1..=refusals).contains(&refused), "{refused} were refused, of {refusals}");
+    let most = refusals + OWN_REQUESTS_MAX;
+    assert!((1..=most).contains(&refused), "{refused} were refused, of {refusals}");
     assert_eq!(everything(&urls[led]).await.len(), served, "who was refused changed nothing");
     let memory = usage::peak_rss_mib(&pids[led..=led]);
     assert!(memory < MEMORY_MIB_MAX, "{memory} MiB");
