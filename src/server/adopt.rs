@@ -32,7 +32,12 @@ pub async fn adopt(disk: &Arc<dyn Disk>, config: &ServerConfig) -> Result<(), St
     let (member, aside) = (root.join("member"), root.join(ASIDE));
     let database = member.join("snap/db");
     if disk.exists(&database).map_err(failed)? {
-        let log = etcd_wal::read_fresh(&**disk, &member.join("wal")).map_err(failed)?;
+        // A log elsewhere is not taken over.
+        let wal = member.join("wal");
+        let log = match config.wal_dir.is_none() && disk.exists(&wal).map_err(failed)? {
+            true => etcd_wal::read_fresh(&**disk, &wal).map_err(failed)?,
+            false => None,
+        };
         let log = log.ok_or_else(|| refuse(has_run(config, &database)))?;
         make_aside(disk, config, &database, log, aside.clone()).await?;
         disk.rename(&member, &root.join(BEFORE)).map_err(failed)?;
@@ -97,25 +102,28 @@ fn refuse(what: String) -> StartError {
     StartError::Config(what)
 }
 
-/// The text for a directory on which etcd has run.
+/// The text for a directory on which etcd has run, or whose log is elsewhere.
 fn has_run(config: &ServerConfig, database: &Path) -> String {
     let mut cluster = Vec::new();
     for (name, urls) in &config.initial_cluster {
         cluster.extend(urls.iter().map(|url| format!("{name}={url}")));
     }
+    let wal = config.wal_dir.as_ref().map(|dir| format!(" --wal-dir {}.detcd", dir.display()));
     let own = config.initial_cluster.iter().find(|(name, _)| *name == config.name);
     format!(
-        "{root} is the data directory of an etcd that has run. Save a snapshot while it runs \
-         (etcdctl snapshot save FILE), or take its database as it is; what only its log holds is \
-         then not in it. Restore either on every member, and start with the new directory:\n  \
+        "{root} is the data directory of an etcd that has run, or has its log elsewhere. Save \
+         a snapshot while it runs (etcdctl snapshot save FILE), or take its database as \
+         it is; what only its log holds is then not in it. Restore either on every member, and \
+         start with the new directory:\n  \
          detcdutl snapshot restore --skip-hash-check {database} --name {name} \
          --initial-cluster {cluster} --initial-cluster-token {token} \
-         --initial-advertise-peer-urls {urls} --data-dir {root}.detcd",
+         --initial-advertise-peer-urls {urls} --data-dir {root}.detcd{wal}",
         root = config.data_dir.display(),
         database = database.display(),
         name = config.name,
         cluster = cluster.join(","),
         token = config.initial_cluster_token,
+        wal = wal.unwrap_or_default(),
         urls = own.map(|(_, urls)| urls.join(",")).unwrap_or_default(),
     )
 }

@@ -99,6 +99,17 @@ fn a_data_directory_that_cannot_be_made_is_named() {
     assert!(log.contains(&*blocker.to_string_lossy()), "the log names the path:\n{log}");
 }
 
+#[test]
+fn a_directory_of_etcd_with_its_log_elsewhere_is_told_how_to_come_over() {
+    let mut cluster = Cluster::prepare(&program(), 1, &[]).expect("a member is prepared");
+    let dir = cluster.members[0].dir.clone();
+    fs::create_dir_all(dir.join("member/snap")).expect("a directory of etcd");
+    fs::write(dir.join("member/snap/db"), "its database").expect("a file");
+    let log = fails_to_start(&mut cluster, 0);
+    assert!(log.contains("detcdutl snapshot restore --skip-hash-check"), "{log}");
+    assert!(!dir.join("member/runs").exists(), "nothing was begun there");
+}
+
 /// All files below a directory whose path has this part.
 fn files_with(dir: &Path, part: &str) -> Vec<PathBuf> {
     let mut found = Vec::new();
