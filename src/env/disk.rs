@@ -83,6 +83,6 @@ pub trait File: Send + Sync {
     /// Makes the contents and the length durable.
     fn sync(&self) -> BoxFuture<'_, io::Result<()>>;
 
-    /// `write_at` and `sync` as one step, which costs one hop to the blocking pool instead of two.
+    /// `write_at` and `sync` as one step, which costs less than two.
     fn write_and_sync(&self, offset: u64, data: Bytes) -> BoxFuture<'_, io::Result<()>>;
 }

@@ -7,7 +7,7 @@
 //! [`clock::ManualClock`] and [`mem_disk::MemDisk`].
 //!
 //! Faults occur behind these traits only, so the code above them is the same in all three worlds.
-//! The blocking pool and `std::fs` occur in this folder only.
+//! The blocking pool, threads and `std::fs` occur in this folder only.
 
 pub mod clock;
 pub mod disk;
@@ -17,6 +17,7 @@ pub mod pace;
 pub mod real_disk;
 pub mod recorder;
 pub mod signal;
+pub mod sync_thread;
 
 use crate::env::clock::Clock;
 use crate::env::disk::Disk;

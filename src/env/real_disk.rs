@@ -1,6 +1,7 @@
 //! The disk of the machine.
 
 use crate::env::disk::{Disk, File};
+use crate::env::sync_thread::SyncThread;
 use bytes::Bytes;
 use futures::future::BoxFuture;
 use std::fs;
@@ -9,12 +10,13 @@ use std::os::fd::AsRawFd;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 /// Files and directories through the operating system.
 ///
 /// Reads and writes of the page cache happen on the calling thread: they are short, and a hop to
-/// the blocking pool costs more. Syncs wait for the device, so they go to the blocking pool.
+/// the blocking pool costs more. Syncs wait for the device, so they go to the blocking pool, and
+/// those of a file that is written and synced in one step (the log) to a thread of its own.
 pub struct RealDisk;
 
 /// Only the owner may read a data directory: it holds the keys and the hashed passwords.
@@ -37,12 +39,12 @@ impl Disk for RealDisk {
     fn create(&self, path: &Path) -> io::Result<Arc<dyn File>> {
         let mut options = fs::OpenOptions::new();
         options.read(true).write(true).create_new(true).mode(FILE_MODE);
-        Ok(Arc::new(RealFile { file: Arc::new(options.open(path)?) }))
+        Ok(Arc::new(RealFile::new(options.open(path)?)))
     }
 
     fn open(&self, path: &Path) -> io::Result<Arc<dyn File>> {
         let file = fs::OpenOptions::new().read(true).write(true).open(path)?;
-        Ok(Arc::new(RealFile { file: Arc::new(file) }))
+        Ok(Arc::new(RealFile::new(file)))
     }
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
@@ -111,6 +113,22 @@ impl Disk for RealDisk {
 
 struct RealFile {
     file: Arc<fs::File>,
+    /// Started by the first write that is to be synced in the same step.
+    sync_thread: OnceLock<SyncThread>,
+}
+
+impl RealFile {
+    fn new(file: fs::File) -> RealFile {
+        RealFile { file: Arc::new(file), sync_thread: OnceLock::new() }
+    }
+
+    fn sync_thread(&self) -> io::Result<&SyncThread> {
+        if let Some(thread) = self.sync_thread.get() {
+            return Ok(thread);
+        }
+        let thread = SyncThread::start(self.file.clone())?;
+        Ok(self.sync_thread.get_or_init(|| thread))
+    }
 }
 
 impl File for RealFile {
@@ -159,12 +177,6 @@ impl File for RealFile {
     }
 
     fn write_and_sync(&self, offset: u64, data: Bytes) -> BoxFuture<'_, io::Result<()>> {
-        let file = self.file.clone();
-        Box::pin(blocking(move || {
-            file.write_all_at(&data, offset)?;
-            // The caller reuses the buffer once it is the only holder of it.
-            drop(data);
-            file.sync_data()
-        }))
+        Box::pin(async move { self.sync_thread()?.write_and_sync(offset, data).await })
     }
 }

@@ -90,9 +90,10 @@ impl Peer for PeerService {
             metrics.peer_received_failures_total.with_label_values(&[&hex(from)]).inc();
         };
         while let Some(batch) = stream.message().await.inspect_err(broken)? {
+            let awaits = batch.awaits_commit;
             let messages = batch.messages.into_iter().filter_map(|m| wire::decode(from, to, m));
             let messages: Vec<Message> = messages.collect();
-            if !self.peers.heard(from, &messages) && self.is_removed(from) {
+            if !self.peers.heard(from, &messages, awaits) && self.is_removed(from) {
                 return Ok(Response::new(removed(from)));
             }
             if messages.is_empty() {

@@ -6,7 +6,7 @@
 //! and so is everything queued for a member that can't be reached.
 
 use super::event::Event;
-use super::outbox::Outbox;
+use super::outbox::{Ends, Outbox};
 use super::shared::Shared;
 use crate::env::clock::Mono;
 use crate::env::recorder;
@@ -16,6 +16,7 @@ use crate::pb::raftpb::{InfoRequest, Member, PeerBatch, PeerClosed, PeerHeader};
 use crate::raft::message::{Message, NodeId, Payload};
 use prometheus::{Histogram, IntCounter};
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 use tokio::sync::mpsc;
@@ -47,6 +48,8 @@ struct Peer {
     asked: Option<Mono>,
     /// Since when it has been heard from without a longer silence; none if it never was.
     connected_since: Option<Mono>,
+    /// Somebody there waits for what is committed.
+    awaits: Arc<AtomicBool>,
     /// How long it takes to answer a heartbeat.
     round_trip: Histogram,
 }
@@ -79,8 +82,16 @@ impl Peers {
         let metrics = &self.shared.metrics;
         let sent = metrics.peer_sent_bytes_total.with_label_values(&[&hex(id)]);
         let round_trip = metrics.peer_round_trip_time_seconds.with_label_values(&[&hex(id)]);
-        let (owner, question) = (self.clone(), None);
-        let link = Link { id, urls: urls.to_vec(), next_url: 0, sent, peers: owner, question };
+        let awaits = Arc::new(AtomicBool::new(false));
+        let link = Link {
+            id,
+            urls: urls.to_vec(),
+            next_url: 0,
+            sent,
+            peer_awaits: awaits.clone(),
+            peers: self.clone(),
+            question: None,
+        };
         let task = tokio::spawn(link.run(waiting));
         let now = self.shared.env.clock.now();
         let mut peer = Peer {
@@ -92,6 +103,7 @@ impl Peers {
             gone: false,
             asked: None,
             connected_since: None,
+            awaits,
             round_trip,
         };
         if let Some(before) = peers.remove(&id) {
@@ -160,9 +172,9 @@ impl Peers {
         }
     }
 
-    /// Notes that a peer was heard from, and whether it answers a heartbeat; false if there is no
-    /// such peer.
-    pub fn heard(&self, id: NodeId, messages: &[Message]) -> bool {
+    /// Notes that a peer was heard from, whether it answers a heartbeat, and whether it waits for
+    /// what is committed; false if there is no such peer.
+    pub fn heard(&self, id: NodeId, messages: &[Message], awaits: bool) -> bool {
         let now = self.shared.env.clock.now();
         let answers = |m: &Message| matches!(m.payload, Payload::HeartbeatResponse { .. });
         let (was_lost, asked, round_trip) = {
@@ -174,6 +186,7 @@ impl Peers {
             peer.connected_since.get_or_insert(now);
             peer.heard = now;
             peer.gone = false;
+            peer.awaits.store(awaits, Ordering::Relaxed);
             let asked = messages.iter().any(answers).then(|| peer.asked.take()).flatten();
             (std::mem::replace(&mut peer.lost, false), asked, peer.round_trip.clone())
         };
@@ -265,6 +278,7 @@ struct Link {
     next_url: usize,
     /// Bytes of messages handed to the transport.
     sent: IntCounter,
+    peer_awaits: Arc<AtomicBool>,
     peers: Arc<Peers>,
     /// The question that follows a stream's end; one at a time.
     question: Option<JoinHandle<()>>,
@@ -313,8 +327,9 @@ impl Link {
         queue: mpsc::Receiver<Message>,
     ) -> mpsc::Receiver<Message> {
         let Some(mut client) = self.connect() else { return queue };
-        let opening = PeerBatch { header: Some(self.peers.header(self.id)), messages: Vec::new() };
-        let (outbox, batches) = Outbox::lend(queue, opening, first, self.sent.clone());
+        let header = Some(self.peers.header(self.id));
+        let opening = PeerBatch { header, ..PeerBatch::default() };
+        let (outbox, batches) = Outbox::lend(queue, opening, first, self.ends());
         {
             let call = client.messages(batches);
             let mut call = std::pin::pin!(call);
@@ -341,6 +356,16 @@ impl Link {
             }
         }
         outbox.take_back()
+    }
+
+    fn ends(&self) -> Ends {
+        let shared = self.peers.shared.clone();
+        Ends {
+            clock: shared.env.clock.clone(),
+            peer_awaits: self.peer_awaits.clone(),
+            we_await: Box::new(move || shared.awaits_commit()),
+            sent: self.sent.clone(),
+        }
     }
 
     /// A stream may end because this member was removed, and the answer that says so get lost; or

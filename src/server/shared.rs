@@ -311,6 +311,11 @@ impl Shared {
         update(&mut self.view.lock().expect("no holder of the view panics and goes on"));
     }
 
+    /// Whether a caller or a watcher here waits for what is committed.
+    pub fn awaits_commit(&self) -> bool {
+        !self.pending().is_empty() || self.view().readers > 0 || self.hub().watchers() > 0
+    }
+
     /// Entries up to `index` are applied, `bytes` more of them.
     pub fn applied(&self, index: Index, bytes: u64) {
         self.update_view(|view| {

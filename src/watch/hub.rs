@@ -131,6 +131,10 @@ impl Hub {
         self.options.progress_interval
     }
 
+    pub fn watchers(&self) -> usize {
+        self.watcher_count
+    }
+
     pub fn stats(&self) -> HubStats {
         let parked = self.streams.iter().flatten().map(|stream| stream.parked.len());
         HubStats {

@@ -53,7 +53,7 @@ impl Places {
     }
 
     fn binary(&self) -> PathBuf {
-        self.target.join("release/sim")
+        self.target.join("simulated/sim")
     }
 }
 
@@ -187,7 +187,7 @@ fn build(places: &Places) -> Result<(), String> {
     }
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let status = Command::new(cargo)
-        .args(["build", "--locked", "--release", "--package", "sim", "--target-dir"])
+        .args(["build", "--locked", "--profile", "simulated", "--package", "sim", "--target-dir"])
         .arg(&places.target)
         .current_dir(&places.copy)
         .env("RUSTFLAGS", flags.trim())

@@ -18,7 +18,8 @@ pub fn simulator(root: &Path, arguments: &[&str]) -> Command {
     let mut command = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     command
         .current_dir(root)
-        .args(["run", "--locked", "--quiet", "--release", "--package", "sim", "--target-dir"])
+        .args(["run", "--locked", "--quiet", "--profile", "simulated", "--package", "sim"])
+        .arg("--target-dir")
         .arg(target.join("sim"))
         .arg("--")
         .args(arguments)
