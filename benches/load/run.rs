@@ -19,7 +19,7 @@ pub async fn run(name: &str, options: &Options) -> Result<Report, String> {
             Kind::Watch => streams::watch(options, &channels).await,
             Kind::LeaseKeepalive => streams::keepalive(options, &channels).await,
             Kind::PutWatched => standing::put_watched(options, &channels).await,
-            Kind::PutLaggard => standing::put_laggard(options, &channels).await,
+            Kind::PutLaggard => standing::put_laggard(options).await,
             Kind::LeaseDue => standing::lease_due(options, &channels).await,
             Kind::Failover => return failover(options).await,
             _ => Ok((workload::run(options, &channels).await, begin.elapsed())),

@@ -6,7 +6,7 @@ use crate::stats::Sample;
 use crate::workload::{Tickets, kv, open, value};
 use detcd::pb::etcdserverpb::watch_request::RequestUnion;
 use detcd::pb::etcdserverpb::{self as pb, lease_client::LeaseClient, watch_client::WatchClient};
-use futures::channel::mpsc;
+use futures::channel::{mpsc, oneshot};
 use process::usage;
 use prost::bytes::Bytes;
 use std::time::{Duration, Instant};
@@ -52,36 +52,45 @@ pub async fn put_watched(
     Ok(measured)
 }
 
-/// Puts beside `clients` watchers that begin `keyspace` revisions ago.
-pub async fn put_laggard(
-    options: &Options,
-    channels: &[Channel],
-) -> Result<(Sample, Duration), Status> {
+/// Puts beside `clients` watchers that begin `keyspace` revisions ago. The watchers have a thread of
+/// their own: what they have to decode must not count as time of the puts.
+pub async fn put_laggard(options: &Options) -> Result<(Sample, Duration), Status> {
     let (first, newest) = make_history(options).await?;
-    let mut readers = Vec::new();
-    for n in 0..options.clients {
-        let all = Bytes::from_static(&[0]);
-        let creates = vec![(all.clone(), all, first)];
-        let (sender, mut stream) = subscribe(&channels[n % channels.len()], creates).await?;
-        readers.push(tokio::spawn(async move {
-            let (begin, mut events) = (Instant::now(), 0_u64);
-            let mut caught_up = None;
-            while let Ok(Some(answer)) = stream.message().await {
-                events += answer.events.len() as u64;
-                let seen = answer.events.last().and_then(|e| e.kv.as_ref());
-                if seen.is_some_and(|kv| kv.mod_revision >= newest) && caught_up.is_none() {
-                    caught_up = Some(begin.elapsed());
-                    println!("    a watcher caught up with {events} events in {caught_up:?}");
-                }
-                // The puts are made by this thread too: their time must not count this one's.
-                tokio::task::yield_now().await;
+    let endpoints = options.endpoints.clone();
+    let laggards: Vec<_> = endpoints.into_iter().cycle().take(options.clients).collect();
+    let (stop, stopped) = oneshot::channel::<()>();
+    let readers = std::thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        runtime.expect("a runtime starts").block_on(async {
+            let readers = laggards.iter().map(|endpoint| catch_up(endpoint, first, newest));
+            tokio::select! {
+                biased;
+                _ = stopped => Ok(()),
+                failed = futures::future::try_join_all(readers) => failed.map(drop),
             }
-            drop(sender);
-        }));
+        })
+    });
+    let measured = puts(options, &|n| Bytes::from(format!("/beside/{:06}", n % 1000))).await;
+    drop(stop);
+    readers.join().expect("a reader does not panic")?;
+    measured
+}
+
+/// Watches everything from revision `first` on, and says how long it takes to reach `newest`.
+async fn catch_up(endpoint: &str, first: i64, newest: i64) -> Result<(), Status> {
+    let channel = open(endpoint).await.map_err(Status::unavailable)?;
+    let all = Bytes::from_static(&[0]);
+    let (_sender, mut stream) = subscribe(&channel, vec![(all.clone(), all, first)]).await?;
+    let (begin, mut events, mut is_behind) = (Instant::now(), 0_u64, true);
+    while let Some(answer) = stream.message().await? {
+        events += answer.events.len() as u64;
+        let seen = answer.events.last().and_then(|e| e.kv.as_ref());
+        if is_behind && seen.is_some_and(|kv| kv.mod_revision >= newest) {
+            is_behind = false;
+            println!("    a watcher caught up with {events} events in {:?}", begin.elapsed());
+        }
     }
-    let measured = puts(options, &|n| Bytes::from(format!("/beside/{:06}", n % 1000))).await?;
-    readers.iter().for_each(tokio::task::JoinHandle::abort);
-    Ok(measured)
+    Err(Status::aborted("the stream ended"))
 }
 
 /// `clients` leases that are renewed at once and then fall due, and puts until all are gone.

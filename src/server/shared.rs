@@ -62,7 +62,7 @@ impl Default for Limits {
             max_waiting_reads: 100_000,
             max_apply_lag: 5_000,
             watch_queue_items: 1_024,
-            catch_up_changes: 1_000,
+            catch_up_changes: 250,
             backup_chunk_records: 128,
             // As etcd cuts them.
             backup_piece_bytes: 32 << 10,
