@@ -18,6 +18,9 @@ use std::sync::Arc;
 use std::task::Poll;
 use tonic::{Request, Response, Status, Streaming};
 
+/// What a member says that has nothing to tell yet.
+pub const NO_STATE: &str = "this member has no state yet";
+
 /// Serves the other members.
 #[derive(Clone)]
 pub struct PeerService {
@@ -141,7 +144,7 @@ impl Peer for PeerService {
     ) -> Result<Response<pb::InfoResponse>, Status> {
         let state = self.shared.state();
         if state.is_lost() {
-            return Err(Status::unavailable("this member has no state yet"));
+            return Err(Status::unavailable(NO_STATE));
         }
         Ok(Response::new(pb::InfoResponse {
             cluster_id: self.shared.cluster_id,
