@@ -5,8 +5,8 @@
 //! lost. Any other directory of etcd's is refused, with the command that takes its database.
 //!
 //! The new files are made aside, then two renames put them in place; etcd's stay as `member.etcd`.
-//! A log that has a directory of its own (`--wal-dir`) is made aside there, and follows last; etcd's
-//! stays beside it as `*.wal.etcd`.
+//! A log that has a directory of its own (`--wal-dir`) is made aside there, and follows last;
+//! etcd's stays beside it as `*.wal.etcd`.
 
 use super::ServerConfig;
 use super::restore::{BackupFile, RestoreOptions, restore_as};
@@ -165,8 +165,8 @@ fn has_run(config: &ServerConfig, database: &Path) -> String {
 /// The text for a directory without its log.
 fn log_is_elsewhere(config: &ServerConfig, database: &Path, dir: &Path) -> String {
     format!(
-        "{} is the data directory of an etcd, and its log is not in {}. If etcd's tools made it with \
-         --wal-dir, and no etcd has run on it, name that directory in the same way. {}",
+        "{} is the data directory of an etcd, and its log is not in {}. If etcd's tools made it \
+         with --wal-dir, and no etcd has run on it, name that directory in the same way. {}",
         config.data_dir.display(),
         dir.display(),
         way_over(config, database)
@@ -193,9 +193,9 @@ fn way_over(config: &ServerConfig, database: &Path) -> String {
     let wal = config.wal_dir.as_ref().map(|dir| format!(" --wal-dir {}.detcd", dir.display()));
     let own = config.initial_cluster.iter().find(|(name, _)| *name == config.name);
     format!(
-        "The way over: save a snapshot while it runs (etcdctl snapshot save FILE), or take its database as \
-         it is (member/snap/db; what only its log holds is then not in it). Restore either on every \
-         member, and start with the new directory:\n  \
+        "The way over: save a snapshot while it runs (etcdctl snapshot save FILE), or take its \
+         database as it is (member/snap/db; what only its log holds is then not in it). Restore \
+         either on every member, and start with the new directory:\n  \
          detcdutl snapshot restore --skip-hash-check {database} --name {name} \
          --initial-cluster {cluster} --initial-cluster-token {token} \
          --initial-advertise-peer-urls {urls} --data-dir {root}.detcd{wal}",
@@ -236,7 +236,7 @@ mod tests {
             let logs = |name: &String| name.contains(".wal");
             let names: Vec<String> = disk.list(dir).expect("it is there");
             let names: Vec<String> = names.into_iter().filter(logs).collect();
-            assert_eq!(names, ["0000000000000000-0000000000000001.wal", &format!("{FIRST}.etcd")]);
+            assert_eq!(names, [&format!("{FIRST}.etcd"), "0000000000000000-0000000000000001.wal"]);
             assert!(etcd_wal::segments(&*disk, dir).expect("in memory").is_empty());
         }
         let opened = block_on(Wal::open(disk, dir, 0, WalOptions::default()));

@@ -1,6 +1,7 @@
 //! The service on the peer port.
 
 use super::event::Event;
+use super::lost_state::NO_STATE;
 use super::peers::{PROTOCOL_VERSION, Peers};
 use super::reconfigure;
 use super::shared::Shared;
@@ -17,9 +18,6 @@ use futures::stream::BoxStream;
 use std::sync::Arc;
 use std::task::Poll;
 use tonic::{Request, Response, Status, Streaming};
-
-/// What a member says that has nothing to tell yet.
-pub const NO_STATE: &str = "this member has no state yet";
 
 /// Serves the other members.
 #[derive(Clone)]

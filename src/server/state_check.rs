@@ -12,7 +12,7 @@
 
 use super::event::Event;
 use super::handle::Handle;
-use super::peer_service::NO_STATE;
+use super::lost_state::NO_STATE;
 use super::peers::Peers;
 use super::shared::Shared;
 use crate::apply::request::Op;
