@@ -127,8 +127,10 @@ mod tests {
         Entry { term, index, kind: EntryKind::Normal, data: Bytes::from(vec![7; 700]) }
     }
 
+    type Ended = Result<Option<End>, String>;
+
     /// Indexes and terms in the order in which they were written, and how the log ends.
-    fn walked(disk: &dyn Disk) -> (Vec<(u64, u64)>, Result<Option<End>, String>) {
+    fn walked(disk: &dyn Disk) -> (Vec<(u64, u64)>, Ended) {
         let mut seen = Vec::new();
         let ended = walk(disk, Path::new(DIR), |step| {
             if let Step::Record { record: Record::Entry(entry), .. } = step {

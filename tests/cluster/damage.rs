@@ -419,9 +419,9 @@ async fn what_nobody_has_any_more_is_given_up_by_hand() {
     }
     restore(&cluster, &file);
     start_all(&mut cluster);
-    for index in 0..3 {
+    for (index, url) in urls.iter().enumerate() {
         cluster.wait_ready(index, PATIENCE).expect("the member serves again");
-        assert!(all(&urls[index]).await == expected, "at {index}");
+        assert!(all(url).await == expected, "at {index}");
     }
     put(&urls[0], "after", "it").await.expect("a new cluster takes writes");
 }
