@@ -9,13 +9,14 @@ use crate::alarm::Alarms;
 use crate::auth::kept::{KeptAuth, KeptItem};
 use crate::lease::{Grant, Lessor};
 use crate::membership::Members;
-use crate::mvcc::record::{Record, Value};
+use crate::mvcc::record::{Record, RecordRef, Value};
 use crate::mvcc::revision::{Revision, stored_key};
 use crate::pb::etcdserverpb::{AlarmMember, AlarmType};
 use crate::pb::leasepb::Lease;
 use crate::pb::mvccpb::KeyValue;
 use bytes::Bytes;
 use prost::Message;
+use prost::encoding::WireType;
 use serde::Serialize;
 use std::time::Duration;
 
@@ -150,36 +151,53 @@ fn to_json(value: &impl Serialize) -> Bytes {
     Bytes::from(serde_json::to_vec(value).expect("numbers and texts become JSON"))
 }
 
-/// The key of a record in the bucket `key`.
-pub fn record_key(record: &Record) -> Bytes {
-    let Revision { main, sub } = record.revision;
-    let sub = u64::try_from(sub).expect("changes are counted from 0");
-    let (key, len) = stored_key(main, sub, record.tombstone);
-    Bytes::copy_from_slice(&key[..len])
+/// The key of a record in the bucket `key`, and how much of it counts.
+pub fn record_key(revision: Revision, tombstone: bool) -> ([u8; 18], usize) {
+    let sub = u64::try_from(revision.sub).expect("changes are counted from 0");
+    stored_key(revision.main, sub, tombstone)
 }
 
-fn bare(record: &Record) -> KeyValue {
-    let mod_revision = if record.tombstone { 0 } else { record.revision.main };
-    KeyValue {
-        key: record.key.clone(),
-        create_revision: record.create_revision,
-        mod_revision,
-        version: record.version,
-        value: Bytes::new(),
-        lease: record.lease,
+/// What stands before the value of a record in the bucket `key`: a `KeyValue` up to there.
+pub fn put_record_head(record: &RecordRef, out: &mut Vec<u8>) {
+    prost::encoding::bytes::encode(1, record.key, out);
+    for (tag, number) in
+        [(2, record.create_revision), (3, mod_revision(record)), (4, record.version)]
+    {
+        if number != 0 {
+            prost::encoding::int64::encode(tag, &number, out);
+        }
+    }
+    if !record.value.is_empty() {
+        prost::encoding::encode_key(5, WireType::LengthDelimited, out);
+        prost::encoding::encode_varint(record.value.len() as u64, out);
     }
 }
 
-/// The value of a record in the bucket `key`.
-pub fn record_value(record: &Record, value: Bytes) -> Bytes {
-    Bytes::from(KeyValue { value, ..bare(record) }.encode_to_vec())
+/// What stands behind its value.
+pub fn put_record_tail(lease: i64, out: &mut Vec<u8>) {
+    if lease != 0 {
+        prost::encoding::int64::encode(6, &lease, out);
+    }
 }
 
-/// The length of `record_value`, without the value.
-pub fn record_value_len(record: &Record) -> usize {
+/// The length of all three.
+pub fn record_value_len(record: &RecordRef) -> usize {
+    let number = |tag, number: i64| match number {
+        0 => 0,
+        number => prost::encoding::int64::encoded_len(tag, &number),
+    };
     let length = record.value.len();
-    let field = if length == 0 { 0 } else { 1 + prost::length_delimiter_len(length) + length };
-    bare(record).encoded_len() + field
+    let value = if length == 0 { 0 } else { 1 + prost::length_delimiter_len(length) + length };
+    prost::encoding::bytes::encoded_len(1, record.key)
+        + number(2, record.create_revision)
+        + number(3, mod_revision(record))
+        + number(4, record.version)
+        + value
+        + number(6, record.lease)
+}
+
+fn mod_revision(record: &RecordRef) -> i64 {
+    if record.tombstone { 0 } else { record.revision.main }
 }
 
 /// Reads an item of the bucket `key`.
@@ -335,9 +353,22 @@ mod tests {
                 lease: or_zero(numbers.2),
                 value: Value::Resident(value.clone()),
             };
-            let stored = record_value(&record, value);
-            prop_assert_eq!(stored.len(), record_value_len(&record));
-            prop_assert_eq!(decode_record(&record_key(&record), &stored), Ok(record));
+            let shown = RecordRef {
+                revision: record.revision,
+                tombstone,
+                key: &record.key,
+                create_revision: record.create_revision,
+                version: record.version,
+                lease: record.lease,
+                value: &record.value,
+            };
+            let mut stored = Vec::new();
+            put_record_head(&shown, &mut stored);
+            stored.extend_from_slice(&value);
+            put_record_tail(record.lease, &mut stored);
+            prop_assert_eq!(stored.len(), record_value_len(&shown));
+            let (key, len) = record_key(record.revision, tombstone);
+            prop_assert_eq!(decode_record(&key[..len], &stored.into()), Ok(record));
         }
 
         #[test]

@@ -53,6 +53,18 @@ pub trait ColdValues {
     fn read(&self, location: Location) -> Result<Bytes>;
 }
 
+/// A record where it lies, with its key.
+#[derive(Clone, Copy, Debug)]
+pub struct RecordRef<'a> {
+    pub revision: Revision,
+    pub tombstone: bool,
+    pub key: &'a Bytes,
+    pub create_revision: i64,
+    pub version: i64,
+    pub lease: i64,
+    pub value: &'a Value,
+}
+
 /// A record that physical removal has taken.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Swept {

@@ -3,7 +3,7 @@
 use crate::mvcc::key_index::Mark;
 use crate::mvcc::log::Version;
 use crate::mvcc::owned::owned;
-use crate::mvcc::record::{Location, Record, Swept, Value};
+use crate::mvcc::record::{Location, Record, RecordRef, Swept, Value};
 use crate::mvcc::revision::Revision;
 use crate::mvcc::store::{SharedColdValues, Store};
 use bytes::Bytes;
@@ -129,6 +129,35 @@ impl Store {
         let candidates = self.log.from(from.main, sub).take_while(|record| record.main <= up_to);
         let alive = candidates.filter(|record| self.survives_at(record, compacted));
         alive.take(max_records).map(|record| self.as_record(record)).collect()
+    }
+
+    /// Like `records_at`, and shows each where it lies. Gives the revision of the last.
+    pub fn each_record_at(
+        &self,
+        from: Revision,
+        up_to: i64,
+        compacted: i64,
+        max_records: usize,
+        mut each: impl FnMut(RecordRef),
+    ) -> Option<Revision> {
+        let sub = u32::try_from(from.sub.max(0)).unwrap_or(u32::MAX);
+        let candidates = self.log.from(from.main, sub).take_while(|record| record.main <= up_to);
+        let alive = candidates.filter(|record| self.survives_at(record, compacted));
+        let mut last = None;
+        for record in alive.take(max_records) {
+            let revision = Revision::new(record.main, i64::from(record.sub));
+            last = Some(revision);
+            each(RecordRef {
+                revision,
+                tombstone: record.tombstone(),
+                key: self.keys.key(record.key),
+                create_revision: record.create_revision,
+                version: record.version,
+                lease: record.lease,
+                value: &record.value,
+            });
+        }
+        last
     }
 
     /// Like `records_at`, with the tombstones that the compaction kills: what is written down of

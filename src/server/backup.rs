@@ -9,11 +9,12 @@ use super::checkpointer::SweepPin;
 use super::runs::to_place;
 use super::shared::Shared;
 use crate::apply::buckets::{
-    self, SmallBucket, record_key, record_value, record_value_len, small_buckets,
+    self, SmallBucket, put_record_head, put_record_tail, record_key, record_value_len,
+    small_buckets,
 };
 use crate::env::yield_now;
 use crate::error::{Error, Result};
-use crate::mvcc::record::{Record, Value};
+use crate::mvcc::record::{RecordRef, Value};
 use crate::mvcc::revision::{Revision, stored_key};
 use crate::storage::bbolt::writer::{Payload, Plan, Writer};
 use crate::storage::run::Run;
@@ -108,8 +109,8 @@ impl Moment {
         })
     }
 
-    /// The next records from `from` on, with the runs that hold their values.
-    fn chunk(&self, from: Revision) -> Result<Chunk> {
+    /// Shows the next records from `from` on; gives the revision of the last.
+    fn each(&self, from: Revision, each: impl FnMut(RecordRef)) -> Result<Option<Revision>> {
         let state = self.shared.state();
         // A leader's snapshot took the place of what was pinned.
         if self.shared.swaps.get() != self.swaps {
@@ -117,17 +118,29 @@ impl Moment {
         }
         let (up_to, compacted) = (self.revision, self.compacted);
         let count = self.shared.limits.backup_chunk_records;
-        let records = state.store.records_at(from, up_to, compacted, count);
-        let mut runs = BTreeMap::new();
-        for record in &records {
+        Ok(state.store.each_record_at(from, up_to, compacted, count, each))
+    }
+
+    /// The next records from `from` on, with the runs that hold their values.
+    fn chunk(&self, from: Revision) -> Result<Chunk> {
+        let (mut heads, mut items, mut runs) = (Vec::new(), Vec::new(), BTreeMap::new());
+        let last = self.each(from, |record| {
+            put_record_head(&record, &mut heads);
             if let Value::Cold(location) = record.value
                 && !runs.contains_key(&location.run)
             {
                 let run = self.shared.runs.get(location.run);
                 runs.insert(location.run, run.expect("a cold value stands in an open run"));
             }
-        }
-        Ok(Chunk { shared: self.shared.clone(), records, runs })
+            items.push(Item {
+                revision: record.revision,
+                tombstone: record.tombstone,
+                head_end: heads.len(),
+                value: record.value.clone(),
+                lease: record.lease,
+            });
+        })?;
+        Ok(Chunk { shared: self.shared.clone(), heads, items, runs, last })
     }
 
     /// The revision that no record stands for: that of a restore which raised it. etcd keeps such
@@ -141,20 +154,33 @@ impl Moment {
     }
 }
 
+/// A record of a chunk.
+struct Item {
+    revision: Revision,
+    tombstone: bool,
+    /// Where that ends which stands before its value.
+    head_end: usize,
+    value: Value,
+    lease: i64,
+}
+
 /// Some records in order. Their runs stay readable, also when others take their place.
 struct Chunk {
     shared: Arc<Shared>,
-    records: Vec<Record>,
+    /// What stands before the values, one behind the other.
+    heads: Vec<u8>,
+    items: Vec<Item>,
     runs: BTreeMap<u64, Arc<Run>>,
+    last: Option<Revision>,
 }
 
 impl Chunk {
     fn values(&self, last: &mut Option<(u64, usize, Bytes)>) -> Result<Vec<Bytes>> {
-        self.records.iter().map(|record| self.value(record, last)).collect()
+        self.items.iter().map(|item| self.value(item, last)).collect()
     }
 
-    fn value(&self, record: &Record, last: &mut Option<(u64, usize, Bytes)>) -> Result<Bytes> {
-        let location = match &record.value {
+    fn value(&self, item: &Item, last: &mut Option<(u64, usize, Bytes)>) -> Result<Bytes> {
+        let location = match &item.value {
             Value::Resident(value) => return Ok(value.clone()),
             Value::Cold(location) => *location,
         };
@@ -169,6 +195,18 @@ impl Chunk {
             self.shared.runs.damage.report(location.run);
             Error::Unreadable
         })
+    }
+
+    /// Offers the key and the parts of the value of each item of the bucket `key`.
+    fn each(&self, values: &[Bytes], mut take: impl FnMut(&[u8], &[&[u8]])) {
+        let (mut begin, mut tail) = (0, Vec::new());
+        for (item, value) in self.items.iter().zip(values) {
+            let (key, len) = record_key(item.revision, item.tombstone);
+            tail.clear();
+            put_record_tail(item.lease, &mut tail);
+            take(&key[..len], &[&self.heads[begin..item.head_end], value, &tail]);
+            begin = item.head_end;
+        }
     }
 }
 
@@ -185,13 +223,11 @@ impl<'a> Walk<'a> {
         Walk { moment, from: Revision::default(), last_main: 0, block: None }
     }
 
-    /// Offers the next chunk of items of the bucket `key`; false at the end.
-    async fn step(&mut self, mut take: impl FnMut(Bytes, Bytes)) -> Result<bool> {
+    /// Offers the next chunk of items of the bucket `key`, their values in parts; false at the end.
+    async fn step(&mut self, mut take: impl FnMut(&[u8], &[&[u8]])) -> Result<bool> {
         let (chunk, values) = self.read().await?;
-        for (record, value) in chunk.records.iter().zip(values) {
-            take(record_key(record), record_value(record, value));
-        }
-        Ok(self.go_on(&chunk, |key| take(key, Bytes::new())))
+        chunk.each(&values, &mut take);
+        Ok(self.go_on(chunk.last, |key| take(&key, &[])))
     }
 
     /// The next chunk with its values. One in a damaged run is waited for.
@@ -200,7 +236,7 @@ impl<'a> Walk<'a> {
         let until = shared.env.clock.now() + REPAIR_PATIENCE;
         loop {
             let round = shared.runs.damage.round();
-            let chunk = self.next()?;
+            let chunk = self.moment.chunk(self.from)?;
             match chunk.values(&mut self.block) {
                 Ok(values) => return Ok((chunk, values)),
                 Err(Error::Unreadable) if shared.env.clock.now() < until => {
@@ -212,26 +248,21 @@ impl<'a> Walk<'a> {
     }
 
     /// Like `step`, with the lengths of the values.
-    fn plan_step(&mut self, mut take: impl FnMut(Bytes, usize)) -> Result<bool> {
-        let chunk = self.next()?;
-        for record in &chunk.records {
-            take(record_key(record), record_value_len(record));
-        }
-        Ok(self.go_on(&chunk, |key| take(key, 0)))
+    fn plan_step(&mut self, mut take: impl FnMut(&[u8], usize)) -> Result<bool> {
+        let last = self.moment.each(self.from, |record| {
+            let (key, len) = record_key(record.revision, record.tombstone);
+            take(&key[..len], record_value_len(&record));
+        })?;
+        Ok(self.go_on(last, |key| take(&key, 0)))
     }
 
-    fn next(&self) -> Result<Chunk> {
-        self.moment.chunk(self.from)
-    }
-
-    fn go_on(&mut self, chunk: &Chunk, last: impl FnOnce(Bytes)) -> bool {
-        if let Some(record) = chunk.records.last() {
-            let Revision { main, sub } = record.revision;
+    fn go_on(&mut self, last: Option<Revision>, end: impl FnOnce(Bytes)) -> bool {
+        if let Some(Revision { main, sub }) = last {
             (self.from, self.last_main) = (Revision::new(main, sub + 1), main);
             return true;
         }
         if let Some(key) = self.moment.bumped(self.last_main) {
-            last(key);
+            end(key);
         }
         false
     }
@@ -260,26 +291,26 @@ impl Outlet {
 async fn run(moment: Moment, outlet: &Outlet) -> Result<()> {
     let plan = plan(&moment).await?;
     let mut stream = Stream { outlet, left: plan.bytes(), hash: Sha256::new() };
-    let mut writer = Writer::writing(plan);
+    let (mut writer, piece) = (Writer::writing(plan), outlet.shared.limits.backup_piece_bytes);
     for bucket in &moment.small {
         writer.begin(bucket.name);
         for (at, (key, value)) in bucket.items.iter().enumerate() {
-            writer.push(key.clone(), Payload::Bytes(value.clone()));
+            writer.push(key, Payload::Parts(&[value]));
             if at % outlet.shared.limits.backup_chunk_records == 0 {
-                stream.send(writer.take()).await?;
+                stream.send(writer.take(piece)).await?;
             }
         }
         writer.end();
     }
     let mut walk = Walk::new(&moment);
     writer.begin(buckets::KEY);
-    while walk.step(|key, value| writer.push(key, Payload::Bytes(value))).await? {
-        stream.send(writer.take()).await?;
+    while walk.step(|key, parts| writer.push(key, Payload::Parts(parts))).await? {
+        stream.send(writer.take(piece)).await?;
         yield_now().await;
     }
     writer.end();
     writer.finish();
-    stream.send(writer.take()).await?;
+    stream.send(writer.take(1)).await?;
     // Removal need not wait for a slow reader's last pieces.
     drop(moment);
     stream.finish().await
@@ -290,7 +321,7 @@ async fn plan(moment: &Moment) -> Result<Plan> {
     for bucket in &moment.small {
         writer.begin(bucket.name);
         for (key, value) in &bucket.items {
-            writer.push(key.clone(), Payload::Length(value.len()));
+            writer.push(key, Payload::Length(value.len()));
         }
         writer.end();
     }
@@ -352,9 +383,9 @@ pub async fn hash(shared: &Arc<Shared>) -> Result<u32> {
     add(buckets::KEY.as_bytes());
     let mut walk = Walk::new(&moment);
     while walk
-        .step(|key, value| {
-            add(&key);
-            add(&value);
+        .step(|key, parts| {
+            add(key);
+            parts.iter().for_each(|part| add(part));
         })
         .await?
     {

@@ -25,6 +25,9 @@ use crate::storage::wal::{Wal, WalMetadata, WalOptions, WalState};
 /// this member that it does not have any more.
 pub const RUN_IDS_LEFT_OUT: u64 = 1 << 16;
 
+/// What such a member says to others that ask it.
+pub const NO_STATE: &str = "this member has no state yet";
+
 /// What there is instead of a state.
 pub struct LostState {
     /// Empty, and good for nothing but to be replaced.

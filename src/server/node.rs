@@ -78,6 +78,10 @@ impl Node {
     /// Runs until the server stops.
     pub async fn run(mut self, mut inbox: mpsc::Receiver<Event>) {
         self.hold_while_lost();
+        // It was killed while it waited: it goes on waiting.
+        if self.shared.is_removed() {
+            self.leave();
+        }
         self.hand_out();
         while let Some(first) = inbox.recv().await {
             let mut next = Some(first);

@@ -1,6 +1,7 @@
 //! The service on the peer port.
 
 use super::event::Event;
+use super::lost_state::NO_STATE;
 use super::peers::{PROTOCOL_VERSION, Peers};
 use super::reconfigure;
 use super::shared::Shared;
@@ -142,7 +143,7 @@ impl Peer for PeerService {
     ) -> Result<Response<pb::InfoResponse>, Status> {
         let state = self.shared.state();
         if state.is_lost() {
-            return Err(Status::unavailable("this member has no state yet"));
+            return Err(Status::unavailable(NO_STATE));
         }
         Ok(Response::new(pb::InfoResponse {
             cluster_id: self.shared.cluster_id,

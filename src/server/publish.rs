@@ -13,7 +13,8 @@ const POLL: Duration = Duration::from_millis(50);
 /// cluster's version while none is decided. Clients parse the version, so nobody is served
 /// before there is one.
 pub async fn run(handle: Handle, name: String, client_urls: Vec<String>) {
-    while !is_published(&handle, &name, &client_urls) {
+    // Nobody takes anything from a member that was removed.
+    while !is_published(&handle, &name, &client_urls) && !handle.shared().is_removed() {
         if handle.has_leader() {
             // Lost with its leader it would keep clients waiting for as long as a request may last.
             // It says the same every time, so it is soon said again.

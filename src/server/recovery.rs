@@ -81,7 +81,8 @@ pub async fn recover(config: &ServerConfig, env: &Env) -> Result<Recovery, Start
     if state.is_lost() {
         next.run += lost_state::RUN_IDS_LEFT_OUT;
     }
-    if state.members.is_removed(member_id) {
+    // Who was removed may be needed yet by those who have not heard of it (`leave`).
+    if state.members.is_removed(member_id) && config.force_new_cluster {
         return Err(removed(member_id));
     }
     let is_damaged = state.is_lost() || is_damaged(&state, manifest.as_ref(), &data_dir)?;

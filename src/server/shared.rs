@@ -286,6 +286,11 @@ impl Shared {
         self.state.read().expect("no holder of the state panics and goes on")
     }
 
+    /// Whether this member has applied its own removal.
+    pub fn is_removed(&self) -> bool {
+        self.state().members.is_removed(self.member_id)
+    }
+
     /// Only the applier and the compactor write.
     pub fn state_mut(&self) -> RwLockWriteGuard<'_, StateMachine> {
         self.state.write().expect("no holder of the state panics and goes on")

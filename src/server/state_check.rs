@@ -12,6 +12,7 @@
 
 use super::event::Event;
 use super::handle::Handle;
+use super::lost_state::NO_STATE;
 use super::peers::Peers;
 use super::shared::Shared;
 use crate::apply::request::Op;
@@ -21,8 +22,8 @@ use crate::mvcc::revision::Revision;
 use crate::mvcc::store::STATE_HASH_VERSION;
 use crate::pb::etcdserverpb::alarm_request::AlarmAction;
 use crate::pb::etcdserverpb::{AlarmRequest, AlarmType};
-use crate::pb::raftpb::StateHashRequest;
 use crate::pb::raftpb::peer_client::PeerClient;
+use crate::pb::raftpb::{InfoRequest, StateHashRequest};
 use crate::raft::message::{Index, NodeId};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -36,6 +37,8 @@ const INTERVAL: Duration = Duration::from_secs(1);
 const ROUNDS_MAX: u32 = 3;
 /// Leadership goes to whoever is furthest.
 const ANYBODY: NodeId = 0;
+/// After so many turns without a state it is looked whether there is one to be had.
+const LOST_TURNS: usize = 20;
 /// Records that are looked at under one hold of the state.
 const STEP_RECORDS: usize = 512;
 
@@ -165,6 +168,34 @@ impl StateChecker {
         };
         self.turns += 1;
         self.heal(from).await;
+        if self.turns.is_multiple_of(LOST_TURNS) && self.is_beyond_help(&others).await {
+            let index = self.shared.state().applied().index;
+            tracing::error!(
+                index,
+                "no state reaches the entry with which this log begins: without a member that is \
+                 not there yet, a backup is the only way (docs/runbooks/corruption.md)"
+            );
+        }
+    }
+
+    /// Whether all others have said that they have no state, or one that is too old to be followed
+    /// by this member's log. They may come further yet.
+    async fn is_beyond_help(&self, others: &[NodeId]) -> bool {
+        let index = self.shared.state().applied().index;
+        let answers = others.iter().map(|other| async {
+            let mut client = self.peers.client(*other)?;
+            let request = InfoRequest { header: Some(self.peers.header(*other)) };
+            tokio::select! {
+                biased;
+                answer = client.info(request) => Some(answer),
+                () = self.shared.env.clock.sleep(self.shared.election_timeout) => None,
+            }
+        });
+        futures::future::join_all(answers).await.into_iter().all(|answer| match answer {
+            Some(Ok(info)) => info.into_inner().applied < index,
+            Some(Err(status)) => status.message() == NO_STATE,
+            None => false,
+        })
     }
 
     /// The next question; none while nothing has changed since the last good answer.

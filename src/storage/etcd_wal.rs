@@ -16,10 +16,13 @@ use std::path::Path;
 const METADATA: i64 = 1;
 const ENTRY: i64 = 2;
 const HARD_STATE: i64 = 3;
+const CHECKSUM: i64 = 4;
 const CONF_CHANGE: i32 = 1;
 const ADD_MEMBER: i32 = 0;
 /// A log that was just made is far shorter.
 const READ_BYTES_MAX: u64 = 1 << 20;
+/// Enough for the first record of a segment.
+const HEAD_BYTES: u64 = 64;
 
 #[derive(Clone, PartialEq, Message)]
 struct Record {
@@ -104,18 +107,42 @@ pub fn read_fresh(disk: &dyn Disk, dir: &Path) -> std::io::Result<Option<FreshLo
     Ok(parse(&bytes))
 }
 
+/// The segments of etcd's in a directory: each begins with a checksum.
+///
+/// # Errors
+/// When it can't be read.
+pub fn segments(disk: &dyn Disk, dir: &Path) -> std::io::Result<Vec<String>> {
+    let mut found = Vec::new();
+    if !disk.exists(dir)? {
+        return Ok(found);
+    }
+    for name in disk.list(dir)?.into_iter().filter(|name| name.ends_with(".wal")) {
+        let file = disk.open(&dir.join(&name))?;
+        let mut bytes = vec![0; file.len()?.min(HEAD_BYTES) as usize];
+        file.read_at(0, &mut bytes)?;
+        if frame(&bytes).is_some_and(|(record, _)| record.kind == CHECKSUM) {
+            found.push(name);
+        }
+    }
+    Ok(found)
+}
+
+/// The record at the beginning of these bytes, and what is behind it.
+fn frame(bytes: &[u8]) -> Option<(Record, &[u8])> {
+    let (head, rest) = bytes.split_first_chunk::<8>()?;
+    let head = u64::from_le_bytes(*head);
+    let padding = if head >> 63 == 1 { (head >> 56 & 7) as usize } else { 0 };
+    let length = usize::try_from(head & ((1 << 56) - 1)).ok()?;
+    let record = Record::decode(rest.get(..length)?).ok()?;
+    Some((record, rest.get(length + padding..)?))
+}
+
 fn parse(mut bytes: &[u8]) -> Option<FreshLog> {
     let mut log = FreshLog::default();
     let mut commit = None;
-    while let Some((head, rest)) = bytes.split_first_chunk::<8>() {
-        let head = u64::from_le_bytes(*head);
-        if head == 0 {
-            break;
-        }
-        let padding = if head >> 63 == 1 { (head >> 56 & 7) as usize } else { 0 };
-        let length = usize::try_from(head & ((1 << 56) - 1)).ok()?;
-        let record = Record::decode(rest.get(..length)?).ok()?;
-        bytes = rest.get(length + padding..)?;
+    while bytes.first_chunk().is_some_and(|head| u64::from_le_bytes(*head) != 0) {
+        let (record, rest) = frame(bytes)?;
+        bytes = rest;
         match record.kind {
             METADATA => {
                 let metadata = Metadata::decode(&record.data[..]).ok()?;

@@ -35,3 +35,4 @@ pub mod varint;
 pub mod verify;
 pub mod wal;
 pub mod wal_location;
+pub mod walk;

@@ -84,7 +84,7 @@ fn read(disk: &dyn Disk, dir: &Path, checkpoint: Option<u64>) -> Result<Replayed
 }
 
 /// The segments of the log, oldest first, and the files that are none.
-fn find_segments(
+pub(super) fn find_segments(
     disk: &dyn Disk,
     dir: &Path,
     after: u64,
@@ -198,41 +198,26 @@ impl Reader {
         }
     }
 
-    /// The end of the log: clean, torn, or rot that only looks like an end.
+    /// The end of the log.
     fn end(
         &mut self,
         segment: Segment,
         place: Place,
         damage: Option<Damage>,
     ) -> Result<Tail, StorageError> {
-        let offset = place.offset as usize;
-        let rest = segment.bytes.get(offset..).unwrap_or(&[]);
-        let garbage_end = frame::garbage_bytes(rest).map(|bytes| offset + bytes);
-        if let Some(damage) = &damage
-            && !damage.can_be_torn
-        {
-            let what = format!("{}, and no sector is missing as after a power cut", damage.what);
-            return Err(StorageError::damaged(&segment.path, damage.offset as u64, what));
-        }
-        if garbage_end.is_some() {
-            let sequence = self.expected.sequence;
-            if let Some(later) = frame::later_batch(&segment.bytes, place, offset, sequence) {
-                let what = format!("a batch that was synced later stands at byte {later}");
-                return Err(StorageError::damaged(&segment.path, place.offset, what));
-            }
-            let why = damage.map_or("its header is missing", |damage| damage.what);
-            self.repaired = Some(format!(
-                "{}: cut the torn last batch {sequence} at byte {offset} ({why})",
-                segment.path.display()
-            ));
-        }
+        let (offset, sequence) = (place.offset, self.expected.sequence);
+        let torn = judge_end(&segment, place, sequence, damage)?;
+        self.repaired = torn.as_ref().map(|torn| {
+            let path = segment.path.display();
+            format!("{path}: cut the torn last batch {sequence} at byte {offset} ({})", torn.why)
+        });
         Ok(Tail {
             path: segment.path,
             file: segment.file,
-            offset: place.offset,
-            batch: self.expected.sequence,
+            offset,
+            batch: sequence,
             chain: self.expected.chain,
-            garbage_end: garbage_end.map(|end| end as u64),
+            garbage_end: torn.map(|torn| torn.end),
         })
     }
 
@@ -318,6 +303,38 @@ impl Reader {
             repaired: self.repaired,
         })
     }
+}
+
+/// A batch that a power cut has torn.
+pub(super) struct Torn {
+    /// Where the last byte of it that is not zero ends.
+    pub end: u64,
+    pub why: &'static str,
+}
+
+/// The end of the log at a place where no batch verifies: clean, torn, or rot that only looks like
+/// an end.
+pub(super) fn judge_end(
+    segment: &Segment,
+    place: Place,
+    sequence: u64,
+    damage: Option<Damage>,
+) -> Result<Option<Torn>, StorageError> {
+    let offset = place.offset as usize;
+    if let Some(damage) = &damage
+        && !damage.can_be_torn
+    {
+        let what = format!("{}, and no sector is missing as after a power cut", damage.what);
+        return Err(StorageError::damaged(&segment.path, damage.offset as u64, what));
+    }
+    let rest = segment.bytes.get(offset..).unwrap_or(&[]);
+    let Some(bytes) = frame::garbage_bytes(rest) else { return Ok(None) };
+    if let Some(later) = frame::later_batch(&segment.bytes, place, offset, sequence) {
+        let what = format!("a batch that was synced later stands at byte {later}");
+        return Err(StorageError::damaged(&segment.path, place.offset, what));
+    }
+    let why = damage.map_or("its header is missing", |damage| damage.what);
+    Ok(Some(Torn { end: (offset + bytes) as u64, why }))
 }
 
 /// Restores what appending relies on: zeros behind the last batch, and no leftovers.

@@ -219,21 +219,42 @@ const LARGE_KEYS: usize = 20;
 
 /// Starts members and writes until none of their logs reaches back to its first entry.
 async fn with_released_logs(members: usize) -> Cluster {
+    let cluster = started(members).await;
+    put_large(&cluster, 0..LARGE_COUNT).await;
+    wait_for_release(&cluster).await;
+    cluster
+}
+
+async fn started(members: usize) -> Cluster {
     let flags = ["--snapshot-count=15", "--scrub-bytes-per-second=0"];
     let cluster = Cluster::start(&program(), members, &flags).expect("the members start");
+    assert!(wait_writable(&cluster.endpoints()[0], PATIENCE).await, "a fresh cluster takes writes");
+    cluster
+}
+
+/// Writes so many large values at the first member.
+async fn put_large(cluster: &Cluster, numbers: std::ops::Range<usize>) {
     let url = cluster.endpoints()[0].clone();
-    assert!(wait_writable(&url, PATIENCE).await, "a fresh cluster takes writes");
-    for number in 0..LARGE_COUNT {
-        let value = number.to_string().repeat(LARGE_BYTES / number.to_string().len());
-        put(&url, &format!("d/{}", number % LARGE_KEYS), &value).await.expect("a put");
-    }
-    let first = |member: &process::Member| member.dir.join("member/wal");
     let begin = Instant::now();
-    while cluster.members.iter().any(|member| holds_first_segment(&first(member))) {
+    for number in numbers {
+        let value = number.to_string().repeat(LARGE_BYTES / number.to_string().len());
+        // Who led may be gone; the same value twice is the same state.
+        while let Err(status) = put(&url, &format!("d/{}", number % LARGE_KEYS), &value).await {
+            assert!(begin.elapsed() < PATIENCE, "{status:?}");
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    }
+}
+
+/// Waits until the logs of those that run begin behind their first segment.
+async fn wait_for_release(cluster: &Cluster) {
+    let begin = Instant::now();
+    let first = |index: usize| cluster.members[index].dir.join("member/wal");
+    let holds = |index: usize| cluster.is_running(index) && holds_first_segment(&first(index));
+    while (0..cluster.members.len()).any(holds) {
         assert!(begin.elapsed() < PATIENCE, "no log was released");
         tokio::time::sleep(Duration::from_millis(200)).await;
     }
-    cluster
 }
 
 fn holds_first_segment(dir: &Path) -> bool {
@@ -302,4 +323,105 @@ async fn a_lone_member_whose_checkpoints_are_all_damaged_says_so_and_ends() {
     for part in [".manifest is damaged at byte", "no other member", "restore a backup"] {
         assert!(log.contains(part), "{part}: {log}");
     }
+}
+
+/// Kills the first two of three members and takes all their checkpoints.
+fn lose_two_states(cluster: &mut Cluster) {
+    for index in [0, 1] {
+        cluster.kill(index).expect("the member dies");
+        damage_all(&cluster.members[index].dir.clone(), "manifest");
+    }
+}
+
+fn start_all(cluster: &mut Cluster) {
+    for index in 0..cluster.members.len() {
+        cluster.spawn(index).expect("the member starts");
+    }
+}
+
+#[tokio::test]
+async fn a_majority_without_a_state_goes_on_from_one_that_lags() {
+    let mut cluster = with_released_logs(3).await;
+    let urls = cluster.endpoints();
+    cluster.kill(2).expect("the member dies");
+    put_large(&cluster, LARGE_COUNT..LARGE_COUNT + 3).await;
+    put(&urls[0], "d/last", "acknowledged by a majority").await.expect("a put");
+    let expected = all(&urls[1]).await;
+    lose_two_states(&mut cluster);
+    start_all(&mut cluster);
+    for index in 0..3 {
+        cluster.wait_ready(index, PATIENCE).expect("the member serves again");
+    }
+    for index in [0, 1] {
+        assert!(says(&cluster, index, "no checkpoint can be loaded"), "{:?}", cluster.log(index));
+    }
+    for url in &urls {
+        assert!(all(url).await == expected, "at {url}");
+    }
+    put(&urls[2], "after", "it").await.expect("all take part");
+}
+
+/// Streams a backup into a file, as `etcdctl snapshot save` does.
+async fn save(url: &str, file: &Path) {
+    let mut client = MaintenanceClient::new(channel(url));
+    let answer = bounded(client.snapshot(pb::SnapshotRequest {})).await.expect("a backup");
+    let (mut stream, mut bytes) = (answer, Vec::new());
+    while let Some(piece) = stream.message().await.expect("a whole backup") {
+        bytes.extend_from_slice(&piece.blob);
+    }
+    fs::write(file, bytes).expect("room for a backup");
+}
+
+/// Makes the data directory of every member of a backup, as the runbook does.
+fn restore(cluster: &Cluster, file: &Path) {
+    let all: Vec<String> =
+        cluster.members.iter().map(|m| format!("{}={}", m.name, m.peer_url)).collect();
+    for member in &cluster.members {
+        let broken = member.dir.with_extension("broken");
+        fs::rename(&member.dir, &broken).expect("what was there is kept");
+        let done = Command::new(env!("CARGO_BIN_EXE_detcdutl"))
+            .args(["snapshot", "restore"])
+            .arg(file)
+            .args(["--name", &member.name, "--initial-cluster", &all.join(",")])
+            .args(["--initial-cluster-token", "test"])
+            .args(["--initial-advertise-peer-urls", &member.peer_url])
+            .arg("--data-dir")
+            .arg(&member.dir)
+            .output()
+            .expect("detcdutl runs");
+        assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+    }
+}
+
+#[tokio::test]
+async fn what_nobody_has_any_more_is_given_up_by_hand() {
+    let mut cluster = started(3).await;
+    let urls = cluster.endpoints();
+    put_large(&cluster, 0..20).await;
+    let expected = all(&urls[2]).await;
+    cluster.kill(2).expect("the member dies");
+    put_large(&cluster, 20..LARGE_COUNT + 20).await;
+    wait_for_release(&cluster).await;
+    lose_two_states(&mut cluster);
+    start_all(&mut cluster);
+    let begin = Instant::now();
+    // Its state does not reach the entry with which the logs of the others begin.
+    while !says(&cluster, 0, "no state reaches the entry with which this log begins") {
+        assert!(begin.elapsed() < PATIENCE, "{:?}", cluster.log(0));
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    let refused = put(&urls[2], "key", "value").await.expect_err("nobody leads");
+    assert!(refused.message().contains("no leader"), "{refused:?}");
+    let file = cluster.members[2].dir.with_extension("db");
+    save(&urls[2], &file).await;
+    for index in 0..3 {
+        cluster.kill(index).expect("the member dies");
+    }
+    restore(&cluster, &file);
+    start_all(&mut cluster);
+    for (index, url) in urls.iter().enumerate() {
+        cluster.wait_ready(index, PATIENCE).expect("the member serves again");
+        assert!(all(url).await == expected, "at {index}");
+    }
+    put(&urls[0], "after", "it").await.expect("a new cluster takes writes");
 }

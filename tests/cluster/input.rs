@@ -110,6 +110,27 @@ fn a_directory_of_etcd_with_its_log_elsewhere_is_told_how_to_come_over() {
     assert!(!dir.join("member/runs").exists(), "nothing was begun there");
 }
 
+#[test]
+fn a_log_of_etcd_is_no_damaged_log() {
+    let mut cluster = Cluster::prepare(&program(), 1, &[]).expect("a member is prepared");
+    let wal = cluster.members[0].dir.with_extension("wal");
+    fs::create_dir_all(&wal).expect("a directory for the log");
+    // A checksum of 0, as every segment of etcd's begins.
+    let begin = [4, 0, 0, 0, 0, 0, 0, 0x84, 8, 4, 16, 0, 0, 0, 0, 0];
+    let segment = wal.join("0000000000000000-0000000000000000.wal");
+    fs::write(&segment, begin).expect("a file");
+    let flag = format!("--wal-dir={}", wal.display());
+    cluster.spawn_with(0, &[&flag]).expect("the process starts");
+    let status = cluster.wait_exit(0, SOON).expect("its end").expect("it ends in time");
+    let log = cluster.log(0).expect("its log");
+    assert!(!status.success(), "{log}");
+    for part in ["holds the log of an etcd", "name both", "detcdutl snapshot restore"] {
+        assert!(log.contains(part), "{part}: {log}");
+    }
+    assert!(!log.contains("damaged"), "{log}");
+    assert_eq!(fs::read(&segment).expect("it is there"), begin, "it stays as it is");
+}
+
 /// All files below a directory whose path has this part.
 fn files_with(dir: &Path, part: &str) -> Vec<PathBuf> {
     let mut found = Vec::new();

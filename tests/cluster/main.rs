@@ -17,6 +17,7 @@ mod quorum;
 mod recording;
 mod space;
 mod versions;
+mod wal_dump;
 
 use std::path::PathBuf;
 

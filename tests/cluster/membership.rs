@@ -270,6 +270,50 @@ async fn a_removed_member_stays_until_a_quorum_of_the_others_knows() {
     assert!(wait_writable(&cluster.members[stays].client_url, SOON).await, "the others go on");
 }
 
+/// The checkpoints of a member, newest last.
+fn checkpoints(cluster: &Cluster, index: usize) -> Vec<String> {
+    let runs = cluster.members[index].dir.join("member/runs");
+    let files = std::fs::read_dir(runs).expect("a member has checkpoints");
+    let names = files.map(|file| file.expect("a readable directory").file_name());
+    let names = names.map(|name| name.to_string_lossy().into_owned());
+    let mut names: Vec<String> = names.filter(|name| name.ends_with(".manifest")).collect();
+    names.sort();
+    names
+}
+
+#[tokio::test]
+async fn a_removed_member_that_is_killed_while_it_waits_comes_back_to_wait() {
+    let flags = ["--strict-reconfig-check=false", "--snapshot-count=1"];
+    let mut cluster = Cluster::start(&program(), 3, &flags).expect("three members start");
+    let leads = leader(&cluster.endpoints(), SOON).await.expect("a leader");
+    let (stays, away) = ((leads + 1) % 3, (leads + 2) % 3);
+    cluster.kill(away).expect("a member dies");
+    let url = cluster.members[leads].client_url.clone();
+    let id = id_of(&url, &cluster.members[leads].name).await;
+    let before = checkpoints(&cluster, leads);
+    remove(&url, id).await;
+    let begin = Instant::now();
+    while checkpoints(&cluster, leads).last() == before.last() {
+        assert!(begin.elapsed() < SOON, "no checkpoint knows of the removal");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    cluster.kill(leads).expect("the removed one dies");
+    cluster.spawn(leads).expect("it starts again");
+    let left = cluster.wait_exit(leads, Duration::from_secs(4)).expect("it can be asked");
+    let log = cluster.log(leads).expect("its log");
+    assert!(left.is_none(), "it does not wait:\n{log}");
+    assert!(log.contains("stops once a quorum of the others has applied that"), "{log}");
+    assert!(!log.contains("ready to serve client requests"), "{log}");
+    cluster.spawn(away).expect("the other one comes back");
+    let log = ended(&mut cluster, leads);
+    assert!(log.contains("permanently removed from the cluster"), "{log}");
+    assert!(wait_writable(&cluster.members[stays].client_url, SOON).await, "the others go on");
+    // Now that everybody knows, there is nothing to wait for.
+    cluster.spawn(leads).expect("it starts once more");
+    let log = ended(&mut cluster, leads);
+    assert!(log.contains("permanently removed from the cluster"), "{log}");
+}
+
 #[tokio::test]
 async fn a_survivor_goes_on_alone_and_the_others_cannot_come_back() {
     let mut cluster = Cluster::start(&program(), 3, &[]).expect("three members start");

@@ -102,14 +102,25 @@ async fn run(options: &Options) -> Outcome<()> {
         file = dir.join(format!("{}.db", step + 1));
         save(&channel, &file).await?;
     }
+    log_elsewhere(options, &file, &before).await?;
     std::fs::remove_dir_all(&dir).map_err(|error| error.to_string())
 }
 
 /// Makes a data directory from a backup with the server's own tool, and starts the server on it.
 fn restore(server: &Path, tool: &Path, file: &Path) -> Outcome<Cluster> {
     let mut cluster = Cluster::prepare(server, 1, &QUOTA).map_err(|error| error.to_string())?;
-    let member = &cluster.members[0];
     let begun = Instant::now();
+    restored_by(tool, &cluster, file, &[])?;
+    let (restored, begun) = (begun.elapsed(), Instant::now());
+    cluster.spawn(0).map_err(|error| error.to_string())?;
+    cluster.wait_ready(0, READY_MAX).map_err(|error| error.to_string())?;
+    println!("  restored in {restored:.1?}, ready after {:.1?}", begun.elapsed());
+    Ok(cluster)
+}
+
+/// Makes the data directory of the only member with a tool.
+fn restored_by(tool: &Path, cluster: &Cluster, file: &Path, flags: &[&str]) -> Outcome<()> {
+    let member = &cluster.members[0];
     let output = Command::new(tool)
         .env("ETCDCTL_API", "3")
         .args(["snapshot", "restore"])
@@ -119,17 +130,46 @@ fn restore(server: &Path, tool: &Path, file: &Path) -> Outcome<Cluster> {
         .arg("--initial-cluster-token=test")
         .arg(format!("--initial-advertise-peer-urls={}", member.peer_url))
         .arg(format!("--data-dir={}", member.dir.display()))
+        .args(flags)
         .output()
         .map_err(|error| format!("{}: {error}", tool.display()))?;
     if !output.status.success() {
         let text = String::from_utf8_lossy(&output.stderr);
         return Err(format!("{} refused the backup: {text}", tool.display()));
     }
-    let (restored, begun) = (begun.elapsed(), Instant::now());
-    cluster.spawn(0).map_err(|error| error.to_string())?;
-    cluster.wait_ready(0, READY_MAX).map_err(|error| error.to_string())?;
-    println!("  restored in {restored:.1?}, ready after {:.1?}", begun.elapsed());
-    Ok(cluster)
+    Ok(())
+}
+
+/// What etcd's tool restored with `--wal-dir` is taken over if both directories are named, and told
+/// how if one is missing.
+async fn log_elsewhere(options: &Options, file: &Path, before: &Facts) -> Outcome<()> {
+    let failed = |error: std::io::Error| error.to_string();
+    let detcd = Path::new(env!("CARGO_BIN_EXE_detcd"));
+    let mut cluster = Cluster::prepare(detcd, 1, &QUOTA).map_err(failed)?;
+    let wal = cluster.members[0].dir.with_extension("wal");
+    let flag = format!("--wal-dir={}", wal.display());
+    restored_by(&options.etcdctl, &cluster, file, &[&flag])?;
+    let other = format!("--wal-dir={}.other", wal.display());
+    for flags in [&[][..], &[other.as_str()][..]] {
+        cluster.spawn_with(0, flags).map_err(failed)?;
+        let ended = cluster.wait_exit(0, READY_MAX).map_err(failed)?;
+        let log = cluster.log(0).map_err(failed)?;
+        if ended.is_none_or(|status| status.success()) || !log.contains("its log is not in") {
+            return Err(format!("with {flags:?}: {log}"));
+        }
+    }
+    // The second start finds the place by itself.
+    for flags in [&[flag.as_str()][..], &[][..]] {
+        cluster.spawn_with(0, flags).map_err(failed)?;
+        cluster.wait_ready(0, READY_MAX).map_err(failed)?;
+        let now = facts(&connect(&cluster).await?).await?;
+        if now != *before {
+            return Err(format!("log elsewhere:\nbefore {before:?}\nnow    {now:?}"));
+        }
+        cluster.kill(0).map_err(failed)?;
+    }
+    println!("a log elsewhere: {before:?}");
+    Ok(())
 }
 
 async fn connect(cluster: &Cluster) -> Outcome<Channel> {

@@ -76,13 +76,16 @@ if (data.violation) {
   events.sort((a, b) => a.at - b.at);
 }
 
-// Faults in rows, so that none lies on another.
+// Faults in rows, so that none lies on another. Each knows which one follows in its row: its words
+// may run on until there.
 const faultRows = (() => {
-  const rows = [];
+  const rows = [], last = [];
   for (const fault of data.faults) {
     const row = rows.findIndex((to) => to <= fault.from);
     fault.row = row < 0 ? rows.length : row;
     rows[fault.row] = Math.max(fault.to, fault.from + END / 250);
+    if (last[fault.row]) last[fault.row].next = fault.from;
+    last[fault.row] = fault;
   }
   return rows.length;
 })();

@@ -149,8 +149,11 @@ function drawFaults(pen) {
     const place = box(pen, fault.from, fault.to, y + 1, FAULT - 3, 3);
     pen.globalAlpha = 1;
     if (place && x(fault.from) >= NAMES) pen.fillRect(place.left, y + 1, 3, FAULT - 3);
-    label(pen, fault.words, place && { left: place.left + 3, w: place.w - 3 }, y + FAULT / 2,
-      colours.ink);
+    if (!place) continue;
+    const edge = width() - RIGHT;
+    const end = fault.next === undefined ? edge : Math.min(x(fault.next), edge);
+    const room = { left: place.left + 3, w: end - place.left - 3 };
+    label(pen, fault.words, room, y + FAULT / 2, colours.ink);
   }
 }
 

@@ -227,8 +227,14 @@ function fillLegend() {
   const entries = [
     ["leads", colours.members[0], 1], ["follows", colours.members[0], 0.25],
     ["asks for votes", colours.pre, 1], ["campaigns", colours.candidate, 1],
-    ["down", colours.down, 1], ["fault", colours.fault, 0.5], ["slow sync", colours.stall, 1],
+    ["starting", colours.starting, 1], ["down", colours.down, 1], ["fault", colours.fault, 0.5],
   ];
+  if (data.marks.some((mark) => mark.kind === "snapshot")) {
+    entries.push(["checkpoint", colours.good, 1]);
+  }
+  if (data.members.some((lane) => lane.stalls.length)) {
+    entries.push(["slow sync", colours.stall, 1]);
+  }
   if (data.calls.length) {
     entries.push(["answered", colours.done, 1], ["failed", colours.failed, 1],
       ["unknown", colours.unknown, 1]);

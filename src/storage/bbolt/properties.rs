@@ -5,7 +5,6 @@ use super::writer::{Payload, Plan, Writer};
 use super::{BboltError, PAGE_BYTES};
 use crate::env::disk::{Disk, File};
 use crate::env::mem_disk::MemDisk;
-use bytes::Bytes;
 use proptest::collection::btree_map;
 use proptest::prelude::*;
 use std::collections::BTreeMap;
@@ -15,24 +14,33 @@ use std::sync::Arc;
 type Items = BTreeMap<Vec<u8>, Vec<u8>>;
 const NAMES: [&str; 3] = ["alarm", "key", "meta"];
 
-fn push_all(writer: &mut Writer, buckets: &[Items], payload: impl Fn(&[u8]) -> Payload) -> Plan {
+/// Gives the plan, and what was taken now and then.
+fn push_all(writer: &mut Writer, buckets: &[Items], is_planning: bool) -> (Plan, Vec<u8>) {
+    let mut taken = Vec::new();
     // In another order than that of their names.
     for (name, items) in NAMES.into_iter().zip(buckets).rev() {
         writer.begin(name);
         for (key, value) in items {
-            writer.push(Bytes::copy_from_slice(key), payload(value));
+            // In two parts, wherever they meet.
+            let (one, other) = value.split_at(value.len() / 3);
+            match is_planning {
+                true => writer.push(key, Payload::Length(value.len())),
+                false => writer.push(key, Payload::Parts(&[one, other])),
+            }
+            taken.extend_from_slice(&writer.take(1 + 37 * value.len()));
         }
         writer.end();
     }
-    writer.finish()
+    let plan = writer.finish();
+    taken.extend_from_slice(&writer.take(1));
+    (plan, taken)
 }
 
 fn write(buckets: &[Items]) -> Vec<u8> {
-    let plan = push_all(&mut Writer::planning(), buckets, |value| Payload::Length(value.len()));
-    let mut writer = Writer::writing(plan);
-    let payload = |value: &[u8]| Payload::Bytes(Bytes::copy_from_slice(value));
-    assert_eq!(push_all(&mut writer, buckets, payload), plan);
-    let bytes = writer.take().to_vec();
+    let (plan, nothing) = push_all(&mut Writer::planning(), buckets, true);
+    assert!(nothing.is_empty());
+    let (written, bytes) = push_all(&mut Writer::writing(plan), buckets, false);
+    assert_eq!(written, plan);
     assert_eq!(bytes.len() as u64, plan.bytes());
     bytes
 }

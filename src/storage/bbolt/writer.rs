@@ -27,35 +27,69 @@ impl Plan {
     }
 }
 
-/// A value, or while planning its length.
-#[derive(Clone, Debug)]
-pub enum Payload {
+/// A value in parts, or while planning its length.
+#[derive(Clone, Copy, Debug)]
+pub enum Payload<'a> {
     Length(usize),
-    Bytes(Bytes),
+    Parts(&'a [&'a [u8]]),
 }
 
-impl Payload {
+impl Payload<'_> {
     fn len(&self) -> usize {
         match self {
             Payload::Length(length) => *length,
-            Payload::Bytes(bytes) => bytes.len(),
+            Payload::Parts(parts) => parts.iter().map(|part| part.len()).sum(),
         }
     }
 }
 
-/// An item of a leaf.
+/// The value of a finished bucket.
+enum BucketValue {
+    /// While planning.
+    Length(usize),
+    Bytes(Bytes),
+}
+
+/// The header of an item of a leaf, but for its position.
 struct LeafItem {
-    key: Bytes,
-    value: Payload,
     flags: u32,
+    key: usize,
+    value: usize,
 }
 
 /// The leaf that is being filled.
 #[derive(Default)]
 struct Leaf {
     items: Vec<LeafItem>,
+    /// Keys and values as they will stand there; nothing while planning.
+    data: Vec<u8>,
+    first: Bytes,
+    last: Vec<u8>,
     /// Bytes of item headers, keys and values.
     bytes: usize,
+}
+
+impl Leaf {
+    fn push(&mut self, flags: u32, key: &[u8], value: Payload) {
+        if self.items.is_empty() {
+            self.first = Bytes::copy_from_slice(key);
+        }
+        self.last.clear();
+        self.last.extend_from_slice(key);
+        self.items.push(LeafItem { flags, key: key.len(), value: value.len() });
+        self.bytes += ITEM_BYTES + key.len() + value.len();
+        if let Payload::Parts(parts) = value {
+            self.data.extend_from_slice(key);
+            parts.iter().for_each(|part| self.data.extend_from_slice(part));
+        }
+    }
+
+    /// Empty again, with the room that it had.
+    fn clear(&mut self) {
+        self.items.clear();
+        self.data.clear();
+        self.bytes = 0;
+    }
 }
 
 /// A branch that is being filled: the first key below each child, and its page.
@@ -80,7 +114,7 @@ pub struct Writer {
     plan: Option<Plan>,
     next_page: u64,
     /// The finished buckets: names and values. Invariant: names ascend.
-    buckets: Vec<(Bytes, Payload)>,
+    buckets: Vec<(Bytes, BucketValue)>,
     /// The bucket that is open.
     open: Option<(Bytes, Tree)>,
 }
@@ -107,9 +141,9 @@ impl Writer {
     }
 
     /// Adds an item to the bucket that was begun; its key is above the one before.
-    pub fn push(&mut self, key: Bytes, value: Payload) {
+    pub fn push(&mut self, key: &[u8], value: Payload) {
         let (name, mut tree) = self.open.take().expect("an item is in a bucket");
-        self.push_to(&mut tree, LeafItem { key, value, flags: 0 });
+        self.push_to(&mut tree, 0, key, value);
         self.open = Some((name, tree));
     }
 
@@ -118,7 +152,7 @@ impl Writer {
         let (name, tree) = self.open.take().expect("a bucket was begun");
         let value = match self.inline(&tree) {
             Some(inline) => inline,
-            None => Payload::Bytes(bucket_header(self.finish_tree(tree)).freeze()),
+            None => BucketValue::Bytes(bucket_header(self.finish_tree(tree)).freeze()),
         };
         self.buckets.push((name, value));
     }
@@ -129,8 +163,18 @@ impl Writer {
         let mut buckets = std::mem::take(&mut self.buckets);
         buckets.sort_by(|one, other| one.0.cmp(&other.0));
         let mut tree = Tree::default();
-        for (key, value) in buckets {
-            self.push_to(&mut tree, LeafItem { key, value, flags: IS_BUCKET });
+        for (key, value) in &buckets {
+            match value {
+                BucketValue::Length(length) => {
+                    self.push_to(&mut tree, IS_BUCKET, key, Payload::Length(*length));
+                }
+                BucketValue::Bytes(bytes) if self.out.is_none() => {
+                    self.push_to(&mut tree, IS_BUCKET, key, Payload::Length(bytes.len()));
+                }
+                BucketValue::Bytes(bytes) => {
+                    self.push_to(&mut tree, IS_BUCKET, key, Payload::Parts(&[&bytes[..]]));
+                }
+            }
         }
         let root = self.finish_tree(tree);
         let plan = Plan { root, pages: self.next_page };
@@ -140,31 +184,35 @@ impl Writer {
         plan
     }
 
-    /// Takes the bytes that are finished, in order and without gaps.
-    pub fn take(&mut self) -> Bytes {
-        self.out.as_mut().map(|out| out.split().freeze()).unwrap_or_default()
+    /// Takes what is finished, in order and without gaps: whole pages, and of them as many times
+    /// `piece` bytes as there are.
+    pub fn take(&mut self, piece: usize) -> Bytes {
+        let Some(out) = &mut self.out else { return Bytes::new() };
+        let pages = piece.next_multiple_of(PAGE_BYTES);
+        out.split_to(out.len() / pages * pages).freeze()
     }
 
-    fn push_to(&mut self, tree: &mut Tree, item: LeafItem) {
-        let bytes = ITEM_BYTES + item.key.len() + item.value.len();
-        if let Some(last) = tree.leaf.items.last() {
-            assert!(last.key < item.key, "{:?} follows {:?}", item.key, last.key);
+    fn push_to(&mut self, tree: &mut Tree, flags: u32, key: &[u8], value: Payload) {
+        if !tree.leaf.items.is_empty() {
+            let last = &tree.leaf.last[..];
+            assert!(last < key, "{key:?} follows {last:?}");
+            let bytes = ITEM_BYTES + key.len() + value.len();
             if PAGE_HEADER_BYTES + tree.leaf.bytes + bytes > PAGE_BYTES {
                 self.close_leaf(tree);
             }
         }
-        tree.leaf.items.push(item);
-        tree.leaf.bytes += bytes;
+        tree.leaf.push(flags, key, value);
     }
 
     fn close_leaf(&mut self, tree: &mut Tree) {
-        let leaf = std::mem::take(&mut tree.leaf);
-        let first = leaf.items.first().map(|item| item.key.clone()).unwrap_or_default();
+        let leaf = &mut tree.leaf;
+        let first = std::mem::take(&mut leaf.first);
         let id = self.allot(PAGE_HEADER_BYTES + leaf.bytes);
         if let Some(out) = &mut self.out {
-            put_leaf(out, id, &leaf);
+            put_leaf(out, id, leaf);
             pad(out);
         }
+        leaf.clear();
         self.add_child(&mut tree.branches, 0, first, id);
     }
 
@@ -209,17 +257,17 @@ impl Writer {
     }
 
     /// The value of a bucket that is small enough to have no page of its own.
-    fn inline(&self, tree: &Tree) -> Option<Payload> {
+    fn inline(&self, tree: &Tree) -> Option<BucketValue> {
         let length = PAGE_HEADER_BYTES + tree.leaf.bytes;
         if !tree.branches.is_empty() || length > INLINE_BYTES_MAX {
             return None;
         }
         if self.out.is_none() {
-            return Some(Payload::Length(BUCKET_BYTES + length));
+            return Some(BucketValue::Length(BUCKET_BYTES + length));
         }
         let mut value = bucket_header(0);
         put_leaf(&mut value, 0, &tree.leaf);
-        Some(Payload::Bytes(value.freeze()))
+        Some(BucketValue::Bytes(value.freeze()))
     }
 
     /// The next page, which takes so many bytes.
@@ -263,17 +311,13 @@ fn put_leaf(out: &mut BytesMut, id: u64, leaf: &Leaf) {
     for item in &leaf.items {
         out.put_u32_le(item.flags);
         put_length(out, position);
-        put_length(out, item.key.len());
-        put_length(out, item.value.len());
-        position = position + item.key.len() + item.value.len() - ITEM_BYTES;
+        put_length(out, item.key);
+        put_length(out, item.value);
+        position = position + item.key + item.value - ITEM_BYTES;
     }
-    for item in &leaf.items {
-        out.put_slice(&item.key);
-        match &item.value {
-            Payload::Bytes(value) => out.put_slice(value),
-            Payload::Length(length) => panic!("a value of {length} bytes was only planned"),
-        }
-    }
+    let bytes = count * ITEM_BYTES + leaf.data.len();
+    assert_eq!(bytes, leaf.bytes, "a value was only planned");
+    out.put_slice(&leaf.data);
 }
 
 fn put_branch(out: &mut BytesMut, id: u64, branch: &Branch) {

@@ -1,5 +1,8 @@
 //! detcdutl: what is done with files while no member runs: looks into backups in etcd's format,
-//! and makes data directories from them. Commands and outputs are those of etcdutl.
+//! makes data directories from them, and shows logs. Commands and outputs are those of etcdutl.
+
+mod shown;
+mod wal_dump;
 
 use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
 use detcd::config::settings::parse_cluster;
@@ -61,6 +64,7 @@ fn command() -> Command {
         .subcommand(snapshot)
         .subcommand(hashkv)
         .subcommand(verify_command())
+        .subcommand(wal_dump::command())
 }
 
 fn verify_command() -> Command {
@@ -142,6 +146,10 @@ fn run(matches: &ArgMatches) -> Result<(), String> {
             Ok(())
         }
         Some(("verify", args)) => verify_member(args),
+        Some(("wal", wal)) => match wal.subcommand() {
+            Some(("dump", args)) => wal_dump::dump(args, format),
+            other => unreachable!("clap requires a subcommand: {other:?}"),
+        },
         other => unreachable!("clap requires a subcommand: {other:?}"),
     }
 }
