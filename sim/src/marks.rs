@@ -89,7 +89,7 @@ pub const ALL: [(&str, &str); 76] = [
 ];
 
 /// What the everyday sweep must reach.
-pub const EVERYDAY: [&str; 37] = [
+pub const EVERYDAY: [&str; 40] = [
     "leader changed",
     "two leaders at once",
     "quorum lost",
@@ -125,6 +125,9 @@ pub const EVERYDAY: [&str; 37] = [
     "election won",
     "log released",
     "install resumed after a break",
+    "forced into a new cluster",
+    "old member at a new cluster's door",
+    "write misdirected",
     "cold value read",
     "backup taken",
 ];
