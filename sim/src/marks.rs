@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 
 /// All marks, each with what it means.
-pub const ALL: [(&str, &str); 73] = [
+pub const ALL: [(&str, &str); 76] = [
     ("leader changed", "a second term had a leader"),
     ("two leaders at once", "a leader of an old term had not heard of the leader of a later one"),
     ("quorum lost", "a majority of the members was down at once"),
@@ -80,13 +80,16 @@ pub const ALL: [(&str, &str); 73] = [
     ("came up without a state", "a member started without a checkpoint that could be loaded"),
     ("run damaged", "a member met a part of a run that does not verify"),
     ("scrub found damage", "the scrub met a run or a manifest that does not verify"),
+    ("forced into a new cluster", "a member went on as a cluster of its own"),
+    ("old member at a new cluster's door", "one that was left out for good came back"),
+    ("write misdirected", "a write to a log or a checkpoint landed in another place"),
     ("value repaired", "a member got a value of a damaged run back from another"),
     ("run repaired", "a whole run took the place of a damaged one"),
     ("backup taken", "a backup was read to its end"),
 ];
 
 /// What the everyday sweep must reach.
-pub const EVERYDAY: [&str; 36] = [
+pub const EVERYDAY: [&str; 40] = [
     "leader changed",
     "two leaders at once",
     "quorum lost",
@@ -121,6 +124,10 @@ pub const EVERYDAY: [&str; 36] = [
     "lock taken",
     "election won",
     "log released",
+    "install resumed after a break",
+    "forced into a new cluster",
+    "old member at a new cluster's door",
+    "write misdirected",
     "cold value read",
     "backup taken",
 ];

@@ -1,9 +1,9 @@
 //! Which faults a plan holds: drawn class by class, each from a stream of its own.
 //!
 //! The fault atlas: no plan destroys more than the protocol promises to survive. A power cut loses
-//! only what was never called durable, so all members may suffer it, even at once. Bit rot destroys
-//! what was durable: it strikes at most a minority of the members, in one run always the same ones,
-//! and none of a single-member cluster.
+//! only what was never called durable, so all members may suffer it, even at once. Bit rot and
+//! writes that go astray destroy what was durable: they strike at most a minority of the members,
+//! in one run always the same ones, and none of a single-member cluster.
 
 use crate::options::Mode;
 use crate::plan::{Action, Direction, Fault, Plan, Shape, Target};
@@ -17,7 +17,7 @@ struct Class {
     per_ten_seconds: u64,
 }
 
-const NETWORK: [Class; 11] = [
+const NETWORK: [Class; 12] = [
     Class { name: "isolate", draw: isolate, per_ten_seconds: 3 },
     Class { name: "cut-links", draw: cut_links, per_ten_seconds: 3 },
     Class { name: "flap", draw: flap, per_ten_seconds: 1 },
@@ -29,6 +29,7 @@ const NETWORK: [Class; 11] = [
     Class { name: "lag", draw: lag, per_ten_seconds: 4 },
     Class { name: "late-answers", draw: late_answers, per_ten_seconds: 2 },
     Class { name: "deaf-handover", draw: deaf_handover, per_ten_seconds: 2 },
+    Class { name: "break-install", draw: break_install, per_ten_seconds: 2 },
 ];
 
 const CRASHES: [Class; 5] = [
@@ -73,10 +74,11 @@ const NEWCOMERS_MAX: usize = 4;
 
 const CORRUPTION: [Class; 1] = [Class { name: "corrupt", draw: corrupt, per_ten_seconds: 1 }];
 
-const ROT: [Class; 3] = [
+const ROT: [Class; 4] = [
     Class { name: "bit-rot", draw: bit_rot, per_ten_seconds: 1 },
     Class { name: "run-rot", draw: run_rot, per_ten_seconds: 2 },
     Class { name: "checkpoint-rot", draw: checkpoint_rot, per_ten_seconds: 1 },
+    Class { name: "misdirected-write", draw: misdirected_write, per_ten_seconds: 1 },
 ];
 
 /// Draws the actions of a plan whose options stand already.
@@ -107,11 +109,13 @@ pub fn draw(plan: &Plan) -> Vec<Action> {
                     | "lag"
                     | "late-answers"
                     | "deaf-handover"
+                    | "break-install"
                     | "cut-links"
                     | "transfer-leader"
                     | "bit-rot"
                     | "run-rot"
                     | "checkpoint-rot"
+                    | "misdirected-write"
             )
         {
             continue;
@@ -135,7 +139,11 @@ pub fn draw(plan: &Plan) -> Vec<Action> {
         if actions.len() == before {
             MEMBERS.iter().for_each(|class| draw_class(plan, class, &mut actions));
             if actions.len() > before {
-                actions.retain(|action| !action.fault.class().ends_with("-rot"));
+                let rots = |action: &Action| {
+                    let class = action.fault.class();
+                    ROT.iter().any(|rot| rot.name == class)
+                };
+                actions.retain(|action| !rots(action));
             }
         }
     }
@@ -161,7 +169,7 @@ fn seat_newcomers(plan: &Plan, actions: &mut Vec<Action>) {
 fn draw_class(plan: &Plan, class: &Class, actions: &mut Vec<Action>) {
     let mut s = Stream::new(plan.seed, &format!("nemesis/{}", class.name));
     let on = match class.name {
-        "bit-rot" | "run-rot" | "checkpoint-rot" | "corrupt" => 150,
+        "bit-rot" | "run-rot" | "checkpoint-rot" | "misdirected-write" | "corrupt" => 150,
         _ => 500,
     };
     if !s.chance(on) {
@@ -277,6 +285,10 @@ fn deaf_handover(s: &mut Stream, plan: &Plan) -> Fault {
     Fault::DeafHandover { deaf_ms: s.between(election_ms / 8, election_ms * 4 / 10) }
 }
 
+fn break_install(s: &mut Stream, _: &Plan) -> Fault {
+    Fault::BreakInstall { pieces: s.log_between(1, 30), times: s.between(1, 3) }
+}
+
 /// One link between the leader and somebody, mostly for less than it takes to be missed, and often
 /// for longer than it takes to ask again.
 fn lag(s: &mut Stream, plan: &Plan) -> Fault {
@@ -358,6 +370,10 @@ fn run_rot(s: &mut Stream, plan: &Plan) -> Fault {
 
 fn checkpoint_rot(s: &mut Stream, plan: &Plan) -> Fault {
     Fault::CheckpointRot { target: of_the_minority(s, plan), down_ms: span(s, plan) }
+}
+
+fn misdirected_write(s: &mut Stream, plan: &Plan) -> Fault {
+    Fault::MisdirectedWrite { target: of_the_minority(s, plan), down_ms: span(s, plan) }
 }
 
 /// Always one of the same minority: damage to a third member of five could take the last intact

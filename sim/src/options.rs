@@ -55,6 +55,9 @@ pub struct Options {
     pub heartbeat_ms: u64,
     pub election_ms: u64,
     pub wal_segment_bytes: u64,
+    /// The log has a directory of its own, outside of the data directory.
+    #[serde(default)]
+    pub wal_elsewhere: bool,
     /// How many entries are applied between two checkpoints.
     pub checkpoint_entries: u64,
     #[serde(default)]
@@ -257,6 +260,7 @@ impl Options {
             heartbeat_ms,
             election_ms,
             wal_segment_bytes,
+            wal_elsewhere: Stream::new(seed, "options/wal-dir").chance(250),
             checkpoint_entries,
             checkpoints: Checkpoints::draw(seed),
             backups: Backups::draw(seed),

@@ -5,6 +5,7 @@
 
 use crate::nemesis;
 use crate::options::{Mode, Options, Workload};
+use crate::random::Stream;
 use serde::{Deserialize, Serialize};
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -18,6 +19,49 @@ pub struct Plan {
     pub workload: Workload,
     #[serde(default)]
     pub actions: Vec<Action>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub disaster: Option<Disaster>,
+}
+
+/// What comes when all else is judged: a majority loses its disks, and one that is left is made a
+/// cluster of its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Disaster {
+    pub survivor: usize,
+    /// Writes that the survivor does not hear of, being cut off.
+    pub unheard_writes: u64,
+    /// A member was added just before that never started: a learner, or a voter while one of five
+    /// was down.
+    pub learner: bool,
+    pub grows: bool,
+    /// So many of the others come back with their old disks, but no majority.
+    pub back: usize,
+    /// The power fails before the survivor starts without the flag.
+    pub power_cut: bool,
+}
+
+impl Disaster {
+    /// In some seeds; never where the atlas has struck a disk already, members come and go, or
+    /// there may be no room for a write.
+    fn draw(plan: &Plan) -> Option<Disaster> {
+        let mut s = Stream::new(plan.seed, "disaster");
+        let has_all = matches!(plan.mode, Mode::Safety | Mode::Lite) && plan.options.members > 1;
+        let is_sound = !plan.changes_members() && !plan.corrupts();
+        // Members come and go in most safety seeds, and lite ones are many.
+        let on = if plan.mode == Mode::Safety { 600 } else { 150 };
+        if !has_all || !is_sound || !plan.options.quotas.is_empty() || !s.chance(on) {
+            return None;
+        }
+        Some(Disaster {
+            survivor: s.below(plan.options.members as u64) as usize,
+            unheard_writes: s.below(6),
+            learner: s.chance(300),
+            grows: s.chance(500),
+            back: s.below(3) as usize,
+            power_cut: s.chance(500),
+        })
+    }
 }
 
 /// One fault, with the moment at which it begins; it carries its own end.
@@ -120,6 +164,12 @@ pub enum Fault {
     DeafHandover {
         deaf_ms: u64,
     },
+    /// The next transfers of a state from one member to another, so many of them, break off behind
+    /// so many pieces.
+    BreakInstall {
+        pieces: u64,
+        times: u64,
+    },
 
     // --- processes ---
     Kill {
@@ -181,6 +231,13 @@ pub enum Fault {
     },
     /// A bit of the log rots while the target is down. It may refuse to start ever again.
     BitRot {
+        target: Target,
+        down_ms: u64,
+    },
+
+    /// A write to the log or to a checkpoint of the target went astray: what it wrote stands in
+    /// another place of the same file, or in another file. It shows when the target comes up.
+    MisdirectedWrite {
         target: Target,
         down_ms: u64,
     },
@@ -270,7 +327,8 @@ impl Plan {
             Mode::PartialCut => 15_000,
             Mode::SlowDisk => 20_000,
         };
-        let mut plan = Plan { seed, mode, duration_ms, options, workload, actions: Vec::new() };
+        let (actions, disaster) = (Vec::new(), None);
+        let mut plan = Plan { seed, mode, duration_ms, options, workload, actions, disaster };
         plan.draw_actions();
         plan
     }
@@ -281,6 +339,7 @@ impl Plan {
             // The holders of the lock write what they have read, and one may read a damaged value.
             self.workload.lockers = 0;
         }
+        self.disaster = Disaster::draw(self);
     }
 
     /// The standard plan by which speed is measured: five members, thirty simulated seconds, 1,500
@@ -303,6 +362,11 @@ impl Plan {
             _ => 0,
         };
         self.actions.iter().map(seat).fold(self.options.members, usize::max)
+    }
+
+    /// How many members the book may hear of, those included that are added and never start.
+    pub fn places(&self) -> usize {
+        self.seats() + if self.disaster.is_some() { 2 } else { 0 }
     }
 
     /// Whether members come and go.
@@ -354,6 +418,7 @@ impl Fault {
             Fault::Strand { .. } => "strand",
             Fault::LateAnswers { .. } => "late-answers",
             Fault::DeafHandover { .. } => "deaf-handover",
+            Fault::BreakInstall { .. } => "break-install",
             Fault::Kill { .. } => "kill",
             Fault::PowerCut { .. } => "power-cut",
             Fault::PowerCutAll { .. } => "power-cut-all",
@@ -367,6 +432,7 @@ impl Fault {
             Fault::FsyncError { .. } => "fsync-error",
             Fault::NoSpace { .. } => "no-space",
             Fault::BitRot { .. } => "bit-rot",
+            Fault::MisdirectedWrite { .. } => "misdirected-write",
             Fault::Corrupt { .. } => "corrupt",
             Fault::RunRot { .. } => "run-rot",
             Fault::CheckpointRot { .. } => "checkpoint-rot",
@@ -417,7 +483,7 @@ mod tests {
                 *classes.entry(action.fault.class()).or_default() += 1;
             }
         }
-        assert_eq!(classes.len(), 34, "every class is drawn: {classes:?}");
+        assert_eq!(classes.len(), 36, "every class is drawn: {classes:?}");
     }
 
     #[test]

@@ -74,6 +74,10 @@ impl Search<'_> {
             plan.actions.retain(|action| action.fault.class() != class);
             self.attempt(plan);
         }
+        let mut plan = self.best.clone();
+        if plan.disaster.take().is_some() {
+            self.attempt(plan);
+        }
     }
 
     /// Drops halves, then quarters, down to single actions (delta debugging).
@@ -128,6 +132,7 @@ impl Search<'_> {
             let mut plan = self.best.clone();
             plan.options.members = members;
             plan.options.clock_rates.truncate(members);
+            plan.disaster = plan.disaster.filter(|d| members > 1 && d.survivor < members);
             for action in &mut plan.actions {
                 if let Fault::CutLinks { links, .. } = &mut action.fault {
                     links.retain(|(from, to)| *from < members && *to < members);
@@ -189,6 +194,7 @@ fn keeps_to_the_atlas(plan: &Plan) -> bool {
         let (Fault::BitRot { target: Target::Member(member), .. }
         | Fault::RunRot { target: Target::Member(member) }
         | Fault::CheckpointRot { target: Target::Member(member), .. }
+        | Fault::MisdirectedWrite { target: Target::Member(member), .. }
         | Fault::Corrupt { target: Target::Member(member), .. }) = action.fault
         else {
             return None;

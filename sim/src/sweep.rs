@@ -49,7 +49,9 @@ impl Plans {
                 let modes = [Mode::Liveness, Mode::PartialCut, Mode::SlowDisk];
                 Plan::draw(seed, Some(modes[(seed % 3) as usize]))
             }
-            Plans::Faultless => Plan { actions: Vec::new(), ..Plan::draw(seed, None) },
+            Plans::Faultless => {
+                Plan { actions: Vec::new(), disaster: None, ..Plan::draw(seed, None) }
+            }
         }
     }
 

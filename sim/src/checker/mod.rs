@@ -21,6 +21,8 @@ pub mod linearizability;
 pub mod liveness;
 /// Locks and elections: one holder at a time.
 pub mod lock;
+/// Streams between members: in order, and whole.
+pub mod peer_streams;
 /// Raft: election safety, state-machine safety, monotonic state, durable commits.
 pub mod raft;
 /// An independent judge of short histories, which does not look at revisions.
@@ -68,6 +70,8 @@ pub enum Guarantee {
     /// Leadership changes where it has to, and only there.
     StableLeadership,
     BoundedQueues,
+    /// What members say to each other arrives in order, and nothing is missing from its middle.
+    PeerStreams,
     /// Not a promise to a client, but to ourselves: an assertion or an index went wrong.
     NoPanic,
     /// A member may stop only for a fault that it was given.

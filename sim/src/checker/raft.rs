@@ -69,6 +69,11 @@ pub enum Fact {
         commit: u64,
         applied: u64,
     },
+    /// The member was made a cluster of its own, with what it had applied up to this entry: the
+    /// others are left out for good, and what they had beyond it is lost.
+    Forced {
+        index: u64,
+    },
     /// The harness damaged what the member had made durable: its old promises are void.
     Damaged,
     /// The harness damaged the state in the member's memory: it may differ from the others' until
@@ -144,6 +149,8 @@ pub struct Raft {
     /// Changes whose proposers said that this entry, of their own term, was committed.
     resting_on: BTreeMap<u64, (usize, u64)>,
     highest_committed: u64,
+    /// Who was made a cluster of its own: what others say counts no more.
+    alone: Option<usize>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -158,7 +165,14 @@ impl Raft {
     /// Takes in one fact; the first contradiction is a violation.
     pub fn observe(&mut self, at: Nanos, member: usize, fact: Fact) -> Result<(), Violation> {
         let fail = |guarantee, text: String| Err(Violation::new(guarantee, Some(at), text));
+        if self.alone.is_some_and(|alone| alone != member) {
+            return Ok(());
+        }
         match fact {
+            Fact::Forced { index } => {
+                self.forced(member, index);
+                Ok(())
+            }
             Fact::Started => {
                 self.life(member).applied = 0;
                 Ok(())
@@ -208,6 +222,21 @@ impl Raft {
                 self.apply(at, member, index, entry)
             }
         }
+    }
+
+    /// Only what `member` had applied counts from here on; it may not have heard of later terms, so
+    /// these may have other leaders.
+    fn forced(&mut self, member: usize, index: u64) {
+        self.alone = Some(member);
+        self.committed.retain(|at, _| *at <= index);
+        self.applied.retain(|at, _| *at <= index);
+        self.configurations.retain(|at, _| *at <= index);
+        self.resting_on.clear();
+        self.proposed.clear();
+        let known = self.lives.get(&member).map_or(0, |life| life.term);
+        self.leaders.retain(|term, _| *term <= known);
+        self.votes.retain(|(term, _), _| *term <= known);
+        self.highest_committed = self.committed.keys().next_back().copied().unwrap_or(0);
     }
 
     /// The highest index that anybody called committed.

@@ -254,6 +254,23 @@ impl SimDisk {
         cached || durable
     }
 
+    /// Puts what stands at one place at another one, as if its write had gone astray: where it
+    /// belongs stand zeros. False if one of the files is not there.
+    pub fn misdirect(&self, from: (&Path, u64), to: (&Path, u64), bytes: u64) -> bool {
+        let mut state = self.state();
+        let files = &state.tree.cached.files;
+        let both = (files.get(from.0).cloned(), files.get(to.0).cloned());
+        let (Some(source), Some(target)) = both else { return false };
+        let mut astray = vec![0; usize::try_from(bytes).expect("a few sectors")];
+        if !source.get().cached.read(from.1, &mut astray) {
+            return false;
+        }
+        source.get().overwrite(from.1, &vec![0; astray.len()]);
+        target.get().overwrite(to.1, &astray);
+        state.counters.misdirected += 1;
+        true
+    }
+
     /// Flips a random bit of a random file whose path contains `part`, below `limit` bytes from
     /// its start. Says where.
     pub fn rot_somewhere(&self, part: &str, limit: u64) -> Option<(PathBuf, u64)> {

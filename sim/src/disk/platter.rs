@@ -58,6 +58,12 @@ impl Inode {
         self.pending.push((self.next_change, change));
     }
 
+    /// Puts bytes there that no sync has to bring to the platter any more.
+    pub fn overwrite(&mut self, offset: u64, bytes: &[u8]) {
+        self.cached.write(offset, bytes);
+        self.durable.write(offset, bytes);
+    }
+
     /// Brings all changes up to number `mark` to the platter.
     pub fn persist(&mut self, mark: u64) {
         for change in self.take_pending(mark) {

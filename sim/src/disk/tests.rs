@@ -199,6 +199,22 @@ fn rot_and_misdirected_writes_reach_the_platter() {
 }
 
 #[test]
+fn a_write_astray_leaves_zeros_where_it_belongs() {
+    let disk = disk(3);
+    let file = durable_file(&disk, "a", 2048);
+    durable_file(&disk, "b", 2048);
+    file.write_at(512, &[9; 512]).expect("it is healthy");
+    done(file.sync()).expect("it is healthy");
+    assert!(disk.misdirect((&path("a"), 512), (&path("b"), 1024), 512));
+    assert_eq!(disk.platter(&path("a")).expect("it is there")[512..1024], [0; 512]);
+    assert_eq!(contents(&disk, "b")[1024..1536], [9; 512]);
+    disk.power_cut();
+    assert_eq!(contents(&disk, "b")[1024..1536], [9; 512], "it is on the platter");
+    assert!(!disk.misdirect((&path("a"), 2000), (&path("b"), 0), 512), "behind the end");
+    assert!(!disk.misdirect((&path("a"), 0), (&path("c"), 0), 512), "there is no such file");
+}
+
+#[test]
 fn failed_writes_and_reads_have_no_effect() {
     let disk = disk(3);
     let file = durable_file(&disk, "a", 100);

@@ -174,10 +174,14 @@ impl Checker {
 
     /// What the core believes durable is durable.
     fn check_persisted(&self, core: &RaftCore, image: &Image) -> Result<(), String> {
-        let persisted = core.persisted_index();
+        let (id, persisted, applied) = (core.id(), core.persisted_index(), core.applied_index());
+        if applied > persisted {
+            let text = format!("{id} has applied {applied}, and counts {persisted}");
+            return Err(format!("CommittedIsDurable: {text}"));
+        }
         match core.term_at(persisted) {
             Some(term) if persisted >= core.first_index() && !image.holds(persisted, term) => {
-                Err(format!("CommittedIsDurable: {} counts {persisted}, not on disk", core.id()))
+                Err(format!("CommittedIsDurable: {id} counts {persisted}, not on disk"))
             }
             _ => Ok(()),
         }

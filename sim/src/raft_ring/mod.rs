@@ -9,6 +9,7 @@ mod bag;
 mod checker;
 mod dice;
 mod disk;
+mod gone_leader;
 mod member;
 mod storm;
 mod traps;
@@ -44,6 +45,8 @@ pub struct Stats {
     pub reads_refused: u64,
     /// Traps that were sprung.
     pub traps: u64,
+    /// Groups at rest that lost their leader.
+    pub gone_leaders: u64,
     pub heal_ticks: u64,
 }
 
@@ -64,6 +67,8 @@ struct Ring {
     dice: Dice,
     weather: Weather,
     traps: Traps,
+    /// Chance for what comes last.
+    gone: Dice,
     bag: Bag,
     members: BTreeMap<NodeId, Member>,
     checker: Checker,
@@ -95,6 +100,7 @@ impl Ring {
             dice,
             weather,
             traps,
+            gone: Dice::labelled(seed, "gone leader"),
             bag,
             members: BTreeMap::new(),
             checker: Checker::default(),
@@ -121,7 +127,7 @@ impl Ring {
         Config {
             id,
             election_ticks: ELECTION_TICKS,
-            heartbeat_ticks: 2,
+            heartbeat_ticks: HEARTBEAT_TICKS,
             max_append_bytes: *self.dice.pick(&[1, 100, 1000]),
             max_inflight_messages: *self.dice.pick(&[1, 2, 16]),
             max_inflight_bytes: *self.dice.pick(&[64, 10_000]),
@@ -409,7 +415,8 @@ impl Ring {
                 self.checker.committed_at(index).is_some_and(|entry| entry.data == marker)
             });
             if everywhere && in_log && self.bag_is_quiet() {
-                return self.hand_over(leader, &ids);
+                self.hand_over(leader, &ids)?;
+                return self.lose_leader(&ids);
             }
         }
         let members = self.describe();
@@ -524,6 +531,7 @@ impl Ring {
 }
 
 const ELECTION_TICKS: u32 = 10;
+const HEARTBEAT_TICKS: u32 = 2;
 
 const HEAL_TICKS_MAX: u64 = 300;
 

@@ -267,6 +267,7 @@ impl Stats {
         self.reads_served += other.reads_served;
         self.reads_refused += other.reads_refused;
         self.traps += other.traps;
+        self.gone_leaders += other.gone_leaders;
         self.heal_ticks += other.heal_ticks;
     }
 
@@ -283,6 +284,7 @@ impl Stats {
             self.reads_served,
             self.reads_refused,
             self.traps,
+            self.gone_leaders,
         ]
         .iter()
         .all(|count| *count > 0)

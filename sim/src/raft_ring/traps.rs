@@ -225,7 +225,7 @@ impl Ring {
         Ok(())
     }
 
-    fn sync_all(&mut self, id: NodeId) -> Result<(), String> {
+    pub(super) fn sync_all(&mut self, id: NodeId) -> Result<(), String> {
         let member = self.members.get_mut(&id).expect("a member of the ring");
         member.disk.sync(usize::MAX);
         while self.members[&id].core.is_some() && self.members[&id].disk.has_news() {

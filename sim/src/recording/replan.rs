@@ -132,6 +132,7 @@ fn outline(recordings: &[Recording], cast: &Cast) -> Plan {
             ..Workload::draw(0, Mode::Lite)
         },
         actions: Vec::new(),
+        disaster: None,
     }
 }
 

@@ -3,7 +3,7 @@
 
 use super::book::{Book, SharedBook};
 use super::client::client_address;
-use super::resets::Resettable;
+use super::resets::{Breaks, Resettable};
 use crate::clock::{SimClock, TRUE_RATE};
 use crate::disk::SimDisk;
 use crate::disk::faults::{DiskCounters, DiskFaults};
@@ -14,7 +14,6 @@ use crate::timeline::record::{Loss, Lost, What};
 use detcd::api::serve_clients;
 use detcd::config::settings::AutoCompaction;
 use detcd::env::Env;
-use detcd::env::disk::Disk;
 use detcd::membership::member_id;
 use detcd::server::handle::Handle as ServerHandle;
 use detcd::server::reconfig_check::MembershipOptions;
@@ -25,7 +24,7 @@ use madsim::runtime::Handle;
 use madsim::task::NodeId;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 use tokio::sync::mpsc;
@@ -33,6 +32,8 @@ use tokio::task::JoinHandle;
 
 const TOKEN: &str = "simulated";
 pub const DATA_DIR: &str = "/data";
+/// Where the log lies that has a directory of its own.
+const WAL_DIR: &str = "/log";
 /// What every wall clock shows when a run begins.
 const EPOCH: Duration = Duration::from_secs(1_700_000_000);
 
@@ -65,10 +66,11 @@ struct Seat {
     clock: SimClock,
     state: Arc<Mutex<SeatState>>,
     stops: mpsc::UnboundedSender<Stop>,
+    breaks: Breaks,
 }
 
 #[derive(Default)]
-struct SeatState {
+pub(super) struct SeatState {
     /// A founder, or a member that was added: its process may run.
     enrolled: bool,
     server: Option<ServerHandle>,
@@ -78,9 +80,13 @@ struct SeatState {
     /// How many faults hold the process down.
     holds: u32,
     pauses: u32,
-    /// Bits of its log rotted, or of its checkpoints.
-    log_rotten: bool,
-    runs_rotten: bool,
+    /// Its log was damaged, or its checkpoints.
+    pub(super) log_rotten: bool,
+    pub(super) runs_rotten: bool,
+    /// It starts as a cluster of its own.
+    forced: bool,
+    /// It came up once: where its log lies is known since.
+    came_up: bool,
     /// The tasks of the process when they were last counted.
     tasks: usize,
     /// How long the member stays down once a fault of its disk has stopped it.
@@ -121,6 +127,8 @@ struct Inner {
     guests: Mutex<Vec<JoinHandle<()>>>,
     /// How many faults cut each link.
     cuts: Mutex<BTreeMap<(u64, u64), Cut>>,
+    /// Transfers of states that are to break off.
+    breaks: Breaks,
     /// One change of the members at a time, as far as the operators know.
     pub changes: tokio::sync::Mutex<Changes>,
 }
@@ -138,6 +146,7 @@ impl Cluster {
     pub fn start(plan: &Plan, book: &SharedBook) -> (Cluster, mpsc::UnboundedReceiver<Stop>) {
         let runtime = Handle::current();
         let (stops, stopped) = mpsc::unbounded_channel();
+        let breaks = Breaks::default();
         let member = |member: usize| {
             let clock = SimClock::new(EPOCH);
             clock.set_rate(plan.options.clock_rate(member) * (TRUE_RATE / 1000));
@@ -151,6 +160,7 @@ impl Cluster {
                 clock,
                 state: Arc::default(),
                 stops: stops.clone(),
+                breaks: breaks.clone(),
             };
             seat.state().enrolled = member < plan.options.members;
             seat.report_crashes();
@@ -174,6 +184,7 @@ impl Cluster {
             clients: Mutex::default(),
             guests: Mutex::default(),
             cuts: Mutex::default(),
+            breaks: breaks.clone(),
             changes: tokio::sync::Mutex::default(),
         };
         (Cluster { inner: Arc::new(inner) }, stopped)
@@ -195,6 +206,10 @@ impl Cluster {
     /// The members of this moment, as far as anybody has applied it.
     pub fn current(&self) -> Vec<usize> {
         self.inner.book.lock().current()
+    }
+
+    pub fn breaks(&self) -> &Breaks {
+        &self.inner.breaks
     }
 
     pub fn changes(&self) -> &tokio::sync::Mutex<Changes> {
@@ -254,7 +269,7 @@ impl Cluster {
         self.state(member).server.clone()
     }
 
-    fn state(&self, member: usize) -> MutexGuard<'_, SeatState> {
+    pub(super) fn state(&self, member: usize) -> MutexGuard<'_, SeatState> {
         self.inner.members[member].seat.state()
     }
 
@@ -330,6 +345,11 @@ impl Cluster {
         }
     }
 
+    /// Whether its next starts make it a cluster of its own.
+    pub fn set_forced(&self, member: usize, forced: bool) {
+        self.state(member).forced = forced;
+    }
+
     pub fn is_held_down(&self, member: usize) -> bool {
         self.state(member).holds > 0
     }
@@ -373,88 +393,6 @@ impl Cluster {
     pub fn mend_disk(&self, member: usize) {
         let usual = usual_disk(&self.inner.plan.options);
         self.disk(member).set_faults(|faults| *faults = usual);
-    }
-
-    /// Flips a bit of the log of a member that is down, where a later record proves that it is no
-    /// torn end. Says where, or nothing if the log is too short.
-    pub fn rot(&self, member: usize, stream: &mut Stream) -> Option<(PathBuf, u64)> {
-        /// A batch at the end may be this long, and rot in the last one can't be told from a tear.
-        const TAIL_BYTES: u64 = 24 << 10;
-        let disk = self.disk(member);
-        let image = disk.platter_image();
-        let dir = Path::new(DATA_DIR).join("member").join("wal");
-        let names = image.list(&dir).ok()?;
-        let segments: Vec<PathBuf> =
-            names.iter().filter(|n| n.ends_with(".wal")).map(|n| dir.join(n)).collect();
-        let mut places: Vec<(PathBuf, u64)> = Vec::new();
-        for (i, path) in segments.iter().enumerate() {
-            let bytes = image.platter(path)?;
-            let used = bytes.iter().rposition(|b| *b != 0).map_or(0, |at| at as u64 + 1);
-            let last = i + 1 == segments.len();
-            let limit = if last { used.saturating_sub(TAIL_BYTES) } else { used };
-            // The last two are looked at together: the end of the one before may be the tail.
-            let before_last = i + 2 == segments.len();
-            let limit = if before_last { limit.saturating_sub(TAIL_BYTES) } else { limit };
-            if limit > 0 {
-                places.push((path.clone(), limit));
-            }
-        }
-        if places.is_empty() {
-            return None;
-        }
-        let (path, limit) = stream.pick(&places).clone();
-        let offset = stream.below(limit);
-        if !disk.rot(&path, offset, stream.below(8) as u8) {
-            return None;
-        }
-        self.state(member).log_rotten = true;
-        Some((path, offset))
-    }
-
-    /// Flips a bit of a run or a manifest of a member. Says where, or nothing if there is none.
-    pub fn rot_checkpoint(&self, member: usize, stream: &mut Stream) -> Option<(PathBuf, u64)> {
-        let disk = self.disk(member);
-        let dir = Path::new(DATA_DIR).join("member").join("runs");
-        let kind = if stream.chance(800) { ".run" } else { ".manifest" };
-        let names = disk.list(&dir).ok()?;
-        let paths: Vec<PathBuf> =
-            names.iter().filter(|name| name.ends_with(kind)).map(|name| dir.join(name)).collect();
-        let path = if paths.is_empty() { return None } else { stream.pick(&paths).clone() };
-        let bytes = disk.platter(&path)?.len() as u64;
-        let offset = stream.below(bytes.max(1));
-        if !disk.rot(&path, offset, stream.below(8) as u8) {
-            return None;
-        }
-        self.state(member).runs_rotten = true;
-        Some((path, offset))
-    }
-
-    /// Flips a bit in every manifest of a member, or in every run. Says where.
-    pub fn rot_checkpoints(&self, member: usize, stream: &mut Stream) -> Vec<(PathBuf, u64)> {
-        let kind = if stream.chance(500) { ".run" } else { ".manifest" };
-        let disk = self.disk(member);
-        let dir = Path::new(DATA_DIR).join("member").join("runs");
-        let names = disk.list(&dir).unwrap_or_default();
-        let mut places = Vec::new();
-        for path in names.iter().filter(|name| name.ends_with(kind)).map(|name| dir.join(name)) {
-            let bytes = disk.platter(&path).map_or(0, |bytes| bytes.len() as u64);
-            let offset = stream.below(bytes.max(1));
-            if disk.rot(&path, offset, stream.below(8) as u8) {
-                places.push((path, offset));
-            }
-        }
-        self.state(member).runs_rotten |= !places.is_empty();
-        places
-    }
-
-    pub fn is_rotten(&self, member: usize) -> bool {
-        let state = self.state(member);
-        state.log_rotten || state.runs_rotten
-    }
-
-    /// Whether its log rotted: what it has promised can't be known any more.
-    pub fn is_log_rotten(&self, member: usize) -> bool {
-        self.state(member).log_rotten
     }
 
     /// Whether a stop of this process is explained by a fault of its disk. A full disk keeps a
@@ -650,7 +588,15 @@ impl Seat {
         });
     }
 
-    fn config(&self) -> ServerConfig {
+    /// The flag for a log elsewhere: given until the member has come up with it, and left out at
+    /// every other start since.
+    fn wal_dir(&self, boot: u64) -> Option<PathBuf> {
+        let label = format!("wal-dir/{}/{boot}", self.member);
+        let left_out = self.state().came_up && Stream::new(self.plan.seed, &label).chance(500);
+        (self.plan.options.wal_elsewhere && !left_out).then(|| PathBuf::from(WAL_DIR))
+    }
+
+    fn config(&self, boot: u64) -> ServerConfig {
         let options = &self.plan.options;
         let cluster = |m: usize| (format!("m{m}"), vec![peer_url(m)]);
         let founds = self.member < options.members;
@@ -661,8 +607,10 @@ impl Seat {
         ServerConfig {
             name: format!("m{}", self.member),
             data_dir: PathBuf::from(DATA_DIR),
+            wal_dir: self.wal_dir(boot),
             initial_cluster: others.into_iter().map(cluster).collect(),
             joins: !founds,
+            force_new_cluster: self.state().forced,
             membership: MembershipOptions {
                 healthy_after: Duration::from_millis(options.election_ms),
                 max_learners: 2,
@@ -719,7 +667,7 @@ impl Seat {
             recorder: self.book.recorder(self.member, self.disk.clone()),
         };
         let stop = |reason, at_start| Stop { member: self.member, boot, reason, at_start };
-        let server = match Server::start(self.config(), env).await {
+        let server = match Server::start(self.config(boot), env).await {
             Ok(server) => server,
             Err(error) => {
                 self.book.line(format_args!("m{} does not start: {error}", self.member));
@@ -728,8 +676,14 @@ impl Seat {
                 return;
             }
         };
-        let service = Resettable::new(server.peer_service(), self.book.clone(), self.member);
+        let service = Resettable::new(
+            server.peer_service(),
+            self.book.clone(),
+            self.member,
+            self.breaks.clone(),
+        );
         let peers = tokio::spawn(serve_peers(service, peer_address(self.member)));
+        self.state().came_up = true;
         self.state().server = Some(server.handle());
         let serving = self.serve_clients(&server);
         let reason = tokio::select! {

@@ -46,6 +46,7 @@ pub async fn carry_out(cluster: Cluster, number: usize, action: Action) {
         | Fault::Lag { .. }
         | Fault::LateAnswers { .. }
         | Fault::DeafHandover { .. }
+        | Fault::BreakInstall { .. }
         | Fault::Strand { .. } => network(&cluster, &action.fault).await,
         Fault::Kill { .. }
         | Fault::PowerCut { .. }
@@ -56,6 +57,7 @@ pub async fn carry_out(cluster: Cluster, number: usize, action: Action) {
         | Fault::CrashNextLeader { .. }
         | Fault::BitRot { .. }
         | Fault::CheckpointRot { .. }
+        | Fault::MisdirectedWrite { .. }
         | Fault::RunRot { .. } => process(&cluster, &action).await,
         Fault::FsyncStall { .. }
         | Fault::FsyncSlow { .. }
@@ -148,6 +150,7 @@ async fn network(cluster: &Cluster, fault: &Fault) {
         Fault::DeafHandover { deaf_ms } => {
             deaf_handover(cluster, cluster.resolve(Target::Leader), *deaf_ms).await;
         }
+        Fault::BreakInstall { pieces, times } => cluster.breaks().add(*pieces, *times),
         other => unreachable!("{other:?} is no fault of the network"),
     }
 }
@@ -279,6 +282,19 @@ async fn process(cluster: &Cluster, action: &Action) {
             cluster.hold_down(member, true);
             for place in cluster.rot_checkpoints(member, &mut rot_stream(cluster, action)) {
                 rots(cluster, member, Some(place));
+            }
+            pause(*down_ms).await;
+            cluster.release(member);
+        }
+        Fault::MisdirectedWrite { target, down_ms } => {
+            let member = cluster.resolve(*target);
+            cluster.hold_down(member, true);
+            let moved = cluster.misdirect(member, &mut rot_stream(cluster, action));
+            if let Some(((from, source), (to, target))) = moved {
+                let (from, to) = (from.display(), to.display());
+                let text = format_args!("m{member}: {source} of {from} is at {target} of {to}");
+                cluster.book().line(text);
+                cluster.book().reach("write misdirected");
             }
             pause(*down_ms).await;
             cluster.release(member);

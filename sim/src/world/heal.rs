@@ -35,6 +35,7 @@ pub async fn heal(cluster: &Cluster) -> Healing {
     cluster.book().keep(None, || What::Healed);
     cluster.net().update_config(|c| c.packet_loss_rate = 0.0);
     usual_latency(cluster);
+    cluster.breaks().clear();
     match cluster.plan().mode {
         Mode::PartialCut => {}
         Mode::Liveness => {

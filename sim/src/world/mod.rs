@@ -22,6 +22,8 @@ pub mod cluster;
 pub mod corruption;
 /// A leader whose process ends, when all is healed.
 pub mod departure;
+/// The disks of a majority are lost for good.
+pub mod disaster;
 /// What the nemesis does.
 pub mod faults;
 /// Leadership that goes where it is sent.
@@ -47,6 +49,8 @@ pub mod platters;
 pub mod record;
 /// Connections that are reset.
 pub mod resets;
+/// Damage to what is on the platters.
+pub mod rot;
 /// Requests and outcomes in a few words.
 pub mod short;
 /// What is demanded while one disk stalls.
@@ -98,7 +102,7 @@ pub fn run(plan: &Plan, keep_trace: bool) -> Outcome {
 }
 
 async fn simulate(plan: Plan, keep_trace: bool) -> Outcome {
-    let book = SharedBook::new(cluster::ids(plan.options.members), plan.seats(), keep_trace);
+    let book = SharedBook::new(cluster::ids(plan.options.members), plan.places(), keep_trace);
     let (cluster, stops) = Cluster::start(&plan, &book);
     let supervisor = tokio::spawn(supervise(cluster.clone(), stops));
     let enroller = tokio::spawn(membership::enrol(cluster.clone()));
@@ -140,6 +144,7 @@ async fn simulate(plan: Plan, keep_trace: bool) -> Outcome {
     }
     if !book.is_broken() {
         finish(&cluster, clients, watchers).await;
+        disaster::strike(&cluster).await;
     }
     supervisor.abort();
     enroller.abort();

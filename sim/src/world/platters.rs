@@ -2,6 +2,7 @@
 
 use super::book::{Book, SharedBook};
 use super::cluster::{Cluster, DATA_DIR};
+use super::rot::wal_dir;
 use crate::checker::raft::Platter;
 use crate::disk::SimDisk;
 use crate::history::Outcome;
@@ -77,10 +78,8 @@ pub fn keep(book: &SharedBook, disk: &SimDisk, checkpoint: u64) {
     if checkpoint <= kept {
         return;
     }
-    let Ok(log) = replay(&disk.platter_image(), &Path::new(DATA_DIR).join("member/wal"), kept)
-    else {
-        return;
-    };
+    let image = disk.platter_image();
+    let Ok(log) = replay(&image, &wal_dir(&image), kept) else { return };
     let entries = log.entries.into_iter().filter(|entry| entry.index <= checkpoint);
     book.lock().released.extend(entries.map(|entry| (entry.index, entry)));
 }
@@ -118,7 +117,7 @@ fn rest(cluster: &Cluster, member: usize, index: u64) -> Platter {
         return Platter::EndsAt(0);
     }
     let image = cluster.disk(member).platter_image();
-    let Ok(log) = replay_rest(&image, &Path::new(DATA_DIR).join("member/wal")) else {
+    let Ok(log) = replay_rest(&image, &wal_dir(&image)) else {
         return Platter::EndsAt(0);
     };
     match log.entries.iter().rev().find(|entry| entry.index == index) {

@@ -2,14 +2,19 @@
 //!
 //! The simulated network delays and cuts, and knows no resets. So the service of a member's peer
 //! port stands behind this one, which lets go of calls when the member's connections are reset;
-//! clients do so themselves (`SharedBook::unless_reset`).
+//! clients do so themselves (`SharedBook::unless_reset`). It also hears what the others say.
 
 use super::book::SharedBook;
+use crate::checker::peer_streams::{PeerStream, Said};
 use detcd::pb::raftpb as pb;
 use detcd::pb::raftpb::peer_server::Peer;
+use detcd::pb::raftpb::raft_message::Payload;
 use detcd::server::peer_service::PeerService;
 use futures::StreamExt;
 use futures::stream::BoxStream;
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use tonic::{Request, Response, Status, Streaming};
 
 /// The service of a member's peer port, over connections that may be reset.
@@ -18,6 +23,29 @@ pub struct Resettable {
     service: PeerService,
     book: SharedBook,
     member: usize,
+    breaks: Breaks,
+    /// The last entry that was sent to this process, by whomever.
+    received: Arc<AtomicU64>,
+}
+
+/// Transfers of states that are to break off: behind how many pieces, in order.
+#[derive(Clone, Default)]
+pub struct Breaks(Arc<Mutex<VecDeque<u64>>>);
+
+impl Breaks {
+    pub fn add(&self, pieces: u64, times: u64) {
+        let mut waiting = self.0.lock().expect("no holder of this lock panics");
+        waiting.extend((0..times).map(|_| pieces));
+    }
+
+    /// What has not begun breaks off no more.
+    pub fn clear(&self) {
+        self.0.lock().expect("no holder of this lock panics").clear();
+    }
+
+    fn take(&self) -> Option<u64> {
+        self.0.lock().expect("no holder of this lock panics").pop_front()
+    }
 }
 
 type Answer<T> = Result<Response<T>, Status>;
@@ -27,8 +55,47 @@ fn reset() -> Status {
 }
 
 impl Resettable {
-    pub fn new(service: PeerService, book: SharedBook, member: usize) -> Resettable {
-        Resettable { service, book, member }
+    pub fn new(
+        service: PeerService,
+        book: SharedBook,
+        member: usize,
+        breaks: Breaks,
+    ) -> Resettable {
+        Resettable { service, book, member, breaks, received: Arc::default() }
+    }
+
+    /// Holds what comes over a stream to its order.
+    fn listen(&self, batches: Streaming<pb::PeerBatch>) -> Streaming<pb::PeerBatch> {
+        let (listener, mut stream) = (self.clone(), PeerStream::default());
+        let heard = move |batch: Result<pb::PeerBatch, Status>| {
+            for message in batch.iter().flat_map(|batch| &batch.messages) {
+                listener.hear(&mut stream, message);
+            }
+            batch
+        };
+        Streaming::from_stream(batches.map(heard).boxed())
+    }
+
+    fn hear(&self, stream: &mut PeerStream, message: &pb::RaftMessage) {
+        let said = match &message.payload {
+            Some(Payload::Append(append)) => {
+                let last = append.prev_index + append.entries.len() as u64;
+                Said::Append { prev: append.prev_index, last, commit: append.commit }
+            }
+            Some(Payload::Heartbeat(beat)) => {
+                Said::Heartbeat { commit: beat.commit, read_seq: beat.read_seq }
+            }
+            Some(Payload::Snapshot(offer)) => Said::Offer { index: offer.index },
+            Some(_) | None => return,
+        };
+        let view = self.book.lock().members[self.member].clone();
+        let held = self.received.load(Ordering::SeqCst).max(view.persisted).max(view.applied);
+        if let Err(violation) = stream.hear(self.book.now(), (message.term, said), held) {
+            self.book.violated(violation);
+        }
+        if let Said::Append { last, .. } = said {
+            self.received.fetch_max(last, Ordering::SeqCst);
+        }
     }
 
     async fn serve<T>(&self, call: impl Future<Output = Answer<T>>) -> Answer<T> {
@@ -39,7 +106,7 @@ impl Resettable {
 #[tonic::async_trait]
 impl Peer for Resettable {
     async fn messages(&self, r: Request<Streaming<pb::PeerBatch>>) -> Answer<pb::PeerClosed> {
-        self.serve(self.service.messages(r)).await
+        self.serve(self.service.messages(r.map(|batches| self.listen(batches)))).await
     }
 
     async fn lease_renew(
@@ -78,7 +145,15 @@ impl Peer for Resettable {
         let before = book.resets(member);
         let unless_reset =
             move |piece| if book.resets(member) == before { piece } else { Err(reset()) };
-        Ok(Response::new(pieces.map(unless_reset).boxed()))
+        let pieces = pieces.map(unless_reset);
+        Ok(Response::new(match self.breaks.take() {
+            Some(count) => {
+                self.book.line(format_args!("m{member} will break off behind piece {count}"));
+                let breaks_off = futures::stream::once(async { Err(reset()) });
+                pieces.take(usize::try_from(count).unwrap_or(usize::MAX)).chain(breaks_off).boxed()
+            }
+            None => pieces.boxed(),
+        }))
     }
 
     async fn state_hash(&self, r: Request<pb::StateHashRequest>) -> Answer<pb::StateHashResponse> {

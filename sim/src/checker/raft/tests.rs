@@ -209,3 +209,23 @@ fn a_commit_needs_a_quorum_of_those_who_vote() {
     let facts = [four, five, kept(0, 9), kept(1, 9), kept(5, 9), commit];
     assert_eq!(broken(&facts), Guarantee::CommittedIsDurable);
 }
+
+#[test]
+fn who_was_forced_to_be_alone_goes_on_from_what_it_had_applied() {
+    let commit = |member, index, term| (member, Fact::Committed { index, term, checksum: 0 });
+    let kept = |member| (member, Fact::Persisted { last_index: 9 });
+    let vote = |member, vote| (member, Fact::HardState { term: 5, vote, commit: 4 });
+    let begun = [kept(0), kept(1), commit(0, 4, 1), commit(0, 5, 1), vote(0, 7), vote(1, 7)];
+    let leads = |member, id| (member, Fact::Leads { term: 5, id });
+    let forced = (2, Fact::Forced { index: 4 });
+    let alone = (2, Fact::Members { index: 5, voters: 0b100, learners: 0, removed: 0b11 });
+    let mut raft = Raft::default();
+    let goes_on = [leads(0, 7), forced, kept(2), commit(0, 6, 1), alone];
+    let other = [commit(2, 5, 2), (2, applied(5, 1)), vote(2, 9), leads(2, 9)];
+    for (member, fact) in begun.iter().chain(&goes_on).chain(&other) {
+        raft.observe(0, *member, *fact).expect("what the others had is lost");
+    }
+    // What it had applied itself stands.
+    let facts: Vec<_> = begun.into_iter().chain([forced, commit(2, 4, 2)]).collect();
+    assert_eq!(broken(&facts), Guarantee::LogMatching);
+}

@@ -1,0 +1,174 @@
+//! Damage to what is on a member's platter: bits that rot, and writes that landed somewhere else.
+//!
+//! It strikes a log only where a later record proves that it is no torn end: who loses the end of
+//! its log without a trace has forgotten what it promised, and no protocol of majorities survives
+//! that on its own.
+
+use super::cluster::{Cluster, DATA_DIR};
+use crate::disk::SimDisk;
+use crate::random::Stream;
+use detcd::env::disk::{Disk, SECTOR_BYTES};
+use detcd::storage::wal_location;
+use std::path::{Path, PathBuf};
+
+/// A batch at the end may be this long, and damage to the last one can't be told from a tear.
+const TAIL_BYTES: u64 = 24 << 10;
+/// Sectors of one misdirected write at the most.
+const SECTORS_MAX: u64 = 8;
+
+/// A file, and how it may be damaged.
+#[derive(Clone)]
+struct Place {
+    path: PathBuf,
+    /// Damage strikes below this.
+    limit: u64,
+    /// From here on the file was never written.
+    unused: u64,
+    len: u64,
+}
+
+/// Where a member keeps its log.
+pub fn wal_dir(disk: &SimDisk) -> PathBuf {
+    let member_dir = Path::new(DATA_DIR).join("member");
+    // Where the note is unreadable the member does not start.
+    wal_location::find(disk, &member_dir).unwrap_or_else(|_| member_dir.join("wal"))
+}
+
+/// The segments of the log that can be damaged.
+fn segments(image: &SimDisk) -> Vec<Place> {
+    let dir = wal_dir(image);
+    let names = image.list(&dir).unwrap_or_default();
+    let paths: Vec<PathBuf> =
+        names.iter().filter(|n| n.ends_with(".wal")).map(|n| dir.join(n)).collect();
+    let mut places = Vec::new();
+    for (i, path) in paths.iter().enumerate() {
+        let Some(bytes) = image.platter(path) else { continue };
+        let used = bytes.iter().rposition(|b| *b != 0).map_or(0, |at| at as u64 + 1);
+        let last = i + 1 == paths.len();
+        let limit = if last { used.saturating_sub(TAIL_BYTES) } else { used };
+        // The last two are looked at together: the end of the one before may be the tail.
+        let before_last = i + 2 == paths.len();
+        let limit = if before_last { limit.saturating_sub(TAIL_BYTES) } else { limit };
+        if limit > 0 {
+            let len = bytes.len() as u64;
+            places.push(Place { path: path.clone(), limit, unused: used, len });
+        }
+    }
+    places
+}
+
+/// Runs or manifests, by how their names end.
+fn of_checkpoints(disk: &SimDisk, kind: &str) -> Vec<PathBuf> {
+    let dir = Path::new(DATA_DIR).join("member").join("runs");
+    let names = disk.list(&dir).unwrap_or_default();
+    names.iter().filter(|name| name.ends_with(kind)).map(|name| dir.join(name)).collect()
+}
+
+impl Cluster {
+    /// Flips a bit of the log of a member that is down. Says where, or nothing if the log is too
+    /// short.
+    pub fn rot(&self, member: usize, stream: &mut Stream) -> Option<(PathBuf, u64)> {
+        let disk = self.disk(member);
+        let places = segments(&disk.platter_image());
+        if places.is_empty() {
+            return None;
+        }
+        let Place { path, limit, .. } = stream.pick(&places).clone();
+        let offset = stream.below(limit);
+        if !disk.rot(&path, offset, stream.below(8) as u8) {
+            return None;
+        }
+        self.state(member).log_rotten = true;
+        Some((path, offset))
+    }
+
+    /// Flips a bit of a run or a manifest of a member. Says where, or nothing if there is none.
+    pub fn rot_checkpoint(&self, member: usize, stream: &mut Stream) -> Option<(PathBuf, u64)> {
+        let disk = self.disk(member);
+        let kind = if stream.chance(800) { ".run" } else { ".manifest" };
+        let paths = of_checkpoints(disk, kind);
+        let path = if paths.is_empty() { return None } else { stream.pick(&paths).clone() };
+        let bytes = disk.platter(&path)?.len() as u64;
+        let offset = stream.below(bytes.max(1));
+        if !disk.rot(&path, offset, stream.below(8) as u8) {
+            return None;
+        }
+        self.state(member).runs_rotten = true;
+        Some((path, offset))
+    }
+
+    /// Flips a bit in every manifest of a member, or in every run. Says where.
+    pub fn rot_checkpoints(&self, member: usize, stream: &mut Stream) -> Vec<(PathBuf, u64)> {
+        let kind = if stream.chance(500) { ".run" } else { ".manifest" };
+        let disk = self.disk(member);
+        let mut places = Vec::new();
+        for path in of_checkpoints(disk, kind) {
+            let bytes = disk.platter(&path).map_or(0, |bytes| bytes.len() as u64);
+            let offset = stream.below(bytes.max(1));
+            if disk.rot(&path, offset, stream.below(8) as u8) {
+                places.push((path, offset));
+            }
+        }
+        self.state(member).runs_rotten |= !places.is_empty();
+        places
+    }
+
+    /// Lets sectors that were written to the log or to a checkpoint of a member that is down stand
+    /// at another place of the same file, or in another file. Says from where to where.
+    pub fn misdirect(
+        &self,
+        member: usize,
+        stream: &mut Stream,
+    ) -> Option<((PathBuf, u64), (PathBuf, u64))> {
+        let disk = self.disk(member);
+        let logs = segments(&disk.platter_image());
+        let mut places = logs.clone();
+        for path in [".run", ".manifest"].iter().flat_map(|kind| of_checkpoints(disk, kind)) {
+            let len = disk.platter(&path)?.len() as u64;
+            places.push(Place { path, limit: len, unused: len, len });
+        }
+        if places.is_empty() {
+            return None;
+        }
+        // Of a log there may be many segments, and of checkpoints many runs.
+        let of_log = stream.chance(500) && !logs.is_empty();
+        let from = stream.pick(if of_log { &logs } else { &places }).clone();
+        let to = if stream.chance(500) { from.clone() } else { stream.pick(&places).clone() };
+        let sectors = stream.between(1, SECTORS_MAX.min(from.limit / SECTOR_BYTES).max(1));
+        let start = |stream: &mut Stream, place: &Place| {
+            let room = (place.limit / SECTOR_BYTES).saturating_sub(sectors);
+            stream.below(room + 1) * SECTOR_BYTES
+        };
+        let source = start(stream, &from);
+        // Where nothing was written yet, what arrives may be taken for the next record.
+        let unused = to.unused.next_multiple_of(SECTOR_BYTES);
+        let into_unused = stream.chance(250) && unused < to.len;
+        let target = if into_unused { unused } else { start(stream, &to) };
+        let bytes = (sectors * SECTOR_BYTES).min(from.limit - source);
+        let room = if into_unused { to.len } else { to.limit };
+        let bytes = bytes.min(room.saturating_sub(target));
+        if bytes == 0 || (&from.path, source) == (&to.path, target) {
+            return None;
+        }
+        if !disk.misdirect((&from.path, source), (&to.path, target), bytes) {
+            return None;
+        }
+        let is_log = |place: &Place| logs.iter().any(|log| log.path == place.path);
+        let mut state = self.state(member);
+        for place in [&from, &to] {
+            state.log_rotten |= is_log(place);
+            state.runs_rotten |= !is_log(place);
+        }
+        Some(((from.path, source), (to.path, target)))
+    }
+
+    pub fn is_rotten(&self, member: usize) -> bool {
+        let state = self.state(member);
+        state.log_rotten || state.runs_rotten
+    }
+
+    /// Whether its log was damaged: what it has promised can't be known any more.
+    pub fn is_log_rotten(&self, member: usize) -> bool {
+        self.state(member).log_rotten
+    }
+}
