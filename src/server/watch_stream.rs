@@ -22,6 +22,8 @@ const LEADERLESS_CHECKS_MAX: u32 = 3;
 /// How long the progress timers and the figures are left alone at the least and at the most.
 const CHECK_MIN: Duration = Duration::from_millis(10);
 const CHECK_MAX: Duration = Duration::from_secs(1);
+/// Who is more revisions behind than this is not in a hurry.
+const FAR_BEHIND: i64 = 10_000;
 
 /// One stream of watchers. Dropping it ends them all.
 ///
@@ -199,14 +201,17 @@ pub async fn catch_up(shared: Arc<Shared>) {
     }
 }
 
-/// Steps through history until nobody is behind who has room. What a step has queued is encoded
-/// and sent by others before the rest begins, and counts as work: a million revisions take half of
-/// the processor at the most.
+/// Steps through history until nobody is behind who has room. While somebody is far behind, a rest
+/// follows each step, so that a million revisions take half of the processor at the most. What a
+/// step has queued is encoded and sent by others before the rest, and counts as work.
 async fn catch_up_all(shared: &Shared) {
-    let mut pace = Pace::new(shared.env.clock.clone());
+    let mut pace = None;
     while step(shared) {
         yield_now().await;
-        pace.rest().await;
+        if shared.hub().farthest_behind() > FAR_BEHIND {
+            let pace = pace.get_or_insert_with(|| Pace::new(shared.env.clock.clone()));
+            pace.rest().await;
+        }
     }
 }
 

@@ -33,6 +33,11 @@ impl Hub {
         !self.behind.is_empty()
     }
 
+    /// How many revisions the watcher farthest behind has to catch up with.
+    pub fn farthest_behind(&self) -> i64 {
+        self.behind.first().map_or(0, |(next, _)| self.revision + 1 - next)
+    }
+
     /// One bounded step: reads one stretch of history and hands it to all watchers that are
     /// within it. Says whether there is more to do.
     ///
