@@ -51,6 +51,21 @@ impl Store {
         }
     }
 
+    /// The first value left to a run that is not what it was when its record came, although its
+    /// block verifies: it was damaged when it was written down. Reads all of them; for simulations
+    /// and tests.
+    pub fn damaged_on_disk(&self) -> Option<Revision> {
+        let is_damaged = |record: &&Version| match &record.value {
+            Value::Cold(place) if self.survives(record) => {
+                let value = self.cold.as_ref().and_then(|cold| cold.read(*place).ok());
+                value.is_some_and(|value| self.digest(record, &value) != record.digest)
+            }
+            Value::Resident(_) | Value::Cold(_) => false,
+        };
+        let found = self.log.from(0, 0).find(is_damaged)?;
+        Some(Revision::new(found.main, i64::from(found.sub)))
+    }
+
     /// Takes the result of a whole recheck into the state hash, so that others see it.
     pub fn set_damage(&mut self, damage: u64) {
         self.damage = damage;
@@ -113,6 +128,7 @@ mod tests {
         assert_eq!(store.state_hash(), before);
         let found = damage(&store);
         assert_ne!(found, 0);
+        assert_eq!(store.damaged_on_disk(), None, "nothing is on a disk");
         store.set_damage(found);
         assert!(store.is_damaged());
         assert_ne!(store.state_hash(), before);

@@ -54,6 +54,12 @@ pub fn not_found(at: Nanos, member: usize, damage: &Damage) -> Violation {
     Violation::new(Guarantee::CorruptionContained, Some(at), text)
 }
 
+/// A member has written a damaged value into a run, which verifies.
+pub fn written_down(at: Nanos, member: usize, revision: i64) -> Violation {
+    let text = format!("member {member} has written revision {revision} down as it never was");
+    Violation::new(Guarantee::CorruptionContained, Some(at), text)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -46,6 +46,8 @@ pub struct MemberView {
     pub rewrites: u64,
     /// When it found last that nobody listens where its leader was.
     pub found_gone: Option<Nanos>,
+    /// The term of the leader of which a word came last, and when.
+    pub heard: (u64, Nanos),
 }
 
 /// A leader that was elected: counts elections, so that every one of them is a change.

@@ -60,10 +60,16 @@ pub fn is_over(cluster: &Cluster, members: &[usize]) -> bool {
     members.iter().all(is_well)
 }
 
-/// Reports the first of these whose damage has not been dealt with.
+/// Reports the first of these whose damage has not been dealt with, or was written down: from there
+/// it would come back with a checksum that verifies.
 pub fn report(cluster: &Cluster, members: &[usize]) {
     let at = cluster.book().now();
     for member in members {
+        let server = cluster.server(*member);
+        let written = server.and_then(|server| server.shared().state().store.damaged_on_disk());
+        if let Some(Revision { main, .. }) = written {
+            return cluster.book().violated(containment::written_down(at, *member, main));
+        }
         let damage = cluster.book().lock().damage[*member];
         if damage.since.is_some() || damage.distrusted.is_some() {
             return cluster.book().violated(containment::not_found(at, *member, &damage));

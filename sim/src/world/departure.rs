@@ -38,6 +38,12 @@ async fn watch(cluster: &Cluster, leader: usize, others: &[usize]) -> Vec<Found>
     let book = cluster.book();
     let options = &cluster.plan().options;
     let down_at = book.now();
+    let term = book.lock().members[others[0]].term;
+    // A word that had waited for a link to be healed may come long after: it takes a finding back.
+    let heard_since = |member: usize, at: Nanos| {
+        let (of, heard_at) = book.lock().members[member].heard;
+        of == term && heard_at > at
+    };
     // A heartbeat that was on its way takes a finding back, and who hears nothing for most of an
     // election timeout waits for the rest of it.
     let latency = options.latency_us.1 * 1_000;
@@ -53,12 +59,14 @@ async fn watch(cluster: &Cluster, leader: usize, others: &[usize]) -> Vec<Found>
         for member in others {
             let gone = |at: &Nanos| (from..until).contains(at);
             let found_gone = book.lock().members[*member].found_gone.filter(gone);
+            let found_gone = found_gone.filter(|at| !heard_since(*member, *at));
             let is_new = found.iter().all(|one| one.member != *member);
             if let Some(at) = found_gone.filter(|_| is_new) {
                 let limit = at + wait_ms * 1_000_000;
                 found.push(Found { member: *member, leader, at, limit, left: None });
             }
         }
+        found.retain(|one| one.left.is_some() || !heard_since(one.member, one.at));
         // Before it found out, a member may have left and come back.
         for one in found.iter_mut().filter(|one| one.left.is_none() && !follows(&one.member)) {
             one.left = Some(now);

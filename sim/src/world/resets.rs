@@ -88,9 +88,14 @@ impl Resettable {
             Some(Payload::Snapshot(offer)) => Said::Offer { index: offer.index },
             Some(_) | None => return,
         };
-        let view = self.book.lock().members[self.member].clone();
+        let now = self.book.now();
+        let view = {
+            let mut book = self.book.lock();
+            book.members[self.member].heard = (message.term, now);
+            book.members[self.member].clone()
+        };
         let held = self.received.load(Ordering::SeqCst).max(view.persisted).max(view.applied);
-        if let Err(violation) = stream.hear(self.book.now(), (message.term, said), held) {
+        if let Err(violation) = stream.hear(now, (message.term, said), held) {
             self.book.violated(violation);
         }
         if let Said::Append { last, .. } = said {
