@@ -52,14 +52,15 @@ pub async fn put_watched(
     Ok(measured)
 }
 
-/// Puts beside `clients` watchers that begin `keyspace` revisions ago. The watchers have a thread of
-/// their own: what they have to decode must not count as time of the puts.
+/// Puts beside `clients` watchers that begin `keyspace` revisions ago. The watchers have a thread
+/// of their own: what they have to decode must not count as time of the puts.
 pub async fn put_laggard(options: &Options) -> Result<(Sample, Duration), Status> {
     let (first, newest) = make_history(options).await?;
     let endpoints = options.endpoints.clone();
     let laggards: Vec<_> = endpoints.into_iter().cycle().take(options.clients).collect();
     let (stop, stopped) = oneshot::channel::<()>();
-    let readers = std::thread::spawn(move || {
+    let thread = std::thread::Builder::new().name("laggards".to_string());
+    let readers = thread.spawn(move || {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         runtime.expect("a runtime starts").block_on(async {
             let readers = laggards.iter().map(|endpoint| catch_up(endpoint, first, newest));
@@ -70,6 +71,7 @@ pub async fn put_laggard(options: &Options) -> Result<(Sample, Duration), Status
             }
         })
     });
+    let readers = readers.map_err(|error| Status::internal(error.to_string()))?;
     let measured = puts(options, &|n| Bytes::from(format!("/beside/{:06}", n % 1000))).await;
     drop(stop);
     readers.join().expect("a reader does not panic")?;
