@@ -65,8 +65,10 @@ impl Side {
             Call::LeaseTimeToLive(request) => {
                 let answered = self.lease.lease_time_to_live(request).await.map(|mut response| {
                     // Seconds pass: compare that time is left, not how much.
-                    let ttl = &mut response.get_mut().ttl;
-                    *ttl = (*ttl).signum();
+                    let lease = response.get_mut();
+                    lease.ttl = lease.ttl.signum();
+                    // Etcd lists the keys of a map, in any order.
+                    lease.keys.sort();
                     response
                 });
                 answer(answered)
