@@ -203,7 +203,9 @@ async fn finish(cluster: &Cluster, clients: Vec<JoinHandle<()>>, watchers: Vec<J
     }
     let owed = book.lock().acknowledged_revision;
     book.ending().update(|ending| ending.owed = owed);
-    let patience = Instant::now() + Duration::from_nanos(healing.limit);
+    // Who listens on a stream that broke without a word finds out after a silence, and begins anew.
+    let limit = Duration::from_nanos(healing.limit).max(watcher::SILENCE * 2);
+    let patience = Instant::now() + limit;
     for watcher in watchers {
         let left = patience.saturating_duration_since(Instant::now());
         if tokio::time::timeout(left, watcher).await.is_err() {

@@ -26,7 +26,7 @@ use tokio::sync::mpsc;
 use tonic::transport::Endpoint;
 
 /// A stream that is silent for so long is given up, as a client's keep-alive would do it.
-const SILENCE: Duration = Duration::from_secs(3);
+pub(super) const SILENCE: Duration = Duration::from_secs(3);
 /// Pause before a stream is opened again.
 const RETRY: Duration = Duration::from_millis(100);
 /// The longest pause of a slow reader.
