@@ -72,7 +72,7 @@ const BANS: &[(&str, &[&str], &str)] = &[
     ("lazy_static", &[], "a field of whoever owns the state"),
     ("thread_local!", &[], "a field of whoever owns the state"),
     ("LazyLock", &[], "a field of whoever owns the state"),
-    ("OnceLock", &["metrics.rs", "env/real_disk.rs"], "a field of whoever owns the state"),
+    ("OnceLock", &["metrics.rs"], "a field of whoever owns the state"),
     ("futures::select", &[], "tokio::select! with biased;"),
     ("FuturesUnordered", &[], "one task with one inbox"),
     ("JoinSet", &[], "tasks with named owners (the simulator lacks it)"),

@@ -1,7 +1,7 @@
 //! The disk of the machine.
 
 use crate::env::disk::{Disk, File};
-use crate::env::sync_thread::SyncThread;
+use crate::env::sync_thread::{SyncThread, Synced};
 use bytes::Bytes;
 use futures::future::BoxFuture;
 use std::fs;
@@ -10,7 +10,7 @@ use std::os::fd::AsRawFd;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex};
 
 /// Files and directories through the operating system.
 ///
@@ -114,20 +114,22 @@ impl Disk for RealDisk {
 struct RealFile {
     file: Arc<fs::File>,
     /// Started by the first write that is to be synced in the same step.
-    sync_thread: OnceLock<SyncThread>,
+    sync_thread: Mutex<Option<SyncThread>>,
 }
 
 impl RealFile {
     fn new(file: fs::File) -> RealFile {
-        RealFile { file: Arc::new(file), sync_thread: OnceLock::new() }
+        RealFile { file: Arc::new(file), sync_thread: Mutex::new(None) }
     }
 
-    fn sync_thread(&self) -> io::Result<&SyncThread> {
-        if let Some(thread) = self.sync_thread.get() {
-            return Ok(thread);
-        }
-        let thread = SyncThread::start(self.file.clone())?;
-        Ok(self.sync_thread.get_or_init(|| thread))
+    /// Has the thread that syncs do so; what is returned completes with it.
+    fn have_synced(&self, offset: u64, data: Bytes) -> io::Result<Synced> {
+        let mut slot = self.sync_thread.lock().expect("nobody panics with the lock");
+        let thread = match slot.take() {
+            Some(thread) => thread,
+            None => SyncThread::start(self.file.clone())?,
+        };
+        Ok(slot.insert(thread).write_and_sync(offset, data))
     }
 }
 
@@ -177,6 +179,6 @@ impl File for RealFile {
     }
 
     fn write_and_sync(&self, offset: u64, data: Bytes) -> BoxFuture<'_, io::Result<()>> {
-        Box::pin(async move { self.sync_thread()?.write_and_sync(offset, data).await })
+        Box::pin(async move { self.have_synced(offset, data)?.done().await })
     }
 }

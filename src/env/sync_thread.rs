@@ -49,11 +49,21 @@ impl SyncThread {
         Ok(SyncThread { queue })
     }
 
-    /// Writes at `offset` and waits until the file is durable.
-    pub async fn write_and_sync(&self, offset: u64, data: Bytes) -> io::Result<()> {
+    /// Has the bytes written at `offset` and the file made durable.
+    pub fn write_and_sync(&self, offset: u64, data: Bytes) -> Synced {
         let (done, result) = oneshot::channel();
         self.queue.change(|jobs| jobs.waiting.push_back(Job { offset, data, done }));
-        result.await.unwrap_or_else(|_| Err(io::Error::other("the thread that syncs has ended")))
+        Synced(result)
+    }
+}
+
+/// A write that is on its way to the device.
+pub struct Synced(oneshot::Receiver<io::Result<()>>);
+
+impl Synced {
+    /// Waits until it is durable.
+    pub async fn done(self) -> io::Result<()> {
+        self.0.await.unwrap_or_else(|_| Err(io::Error::other("the thread that syncs has ended")))
     }
 }
 

@@ -110,8 +110,7 @@ impl Store {
 
     /// The records from `from` on, oldest first, without those that compaction has killed.
     pub fn records(&self, from: Revision) -> impl Iterator<Item = Record> + '_ {
-        let sub = u32::try_from(from.sub.max(0)).unwrap_or(u32::MAX);
-        let alive = self.log.from(from.main, sub).filter(|record| self.survives(record));
+        let alive = self.versions(from, i64::MAX).filter(|record| self.survives(record));
         alive.map(|record| self.as_record(record))
     }
 
@@ -125,8 +124,7 @@ impl Store {
         compacted: i64,
         max_records: usize,
     ) -> Vec<Record> {
-        let sub = u32::try_from(from.sub.max(0)).unwrap_or(u32::MAX);
-        let candidates = self.log.from(from.main, sub).take_while(|record| record.main <= up_to);
+        let candidates = self.versions(from, up_to);
         let alive = candidates.filter(|record| self.survives_at(record, compacted));
         alive.take(max_records).map(|record| self.as_record(record)).collect()
     }
@@ -140,8 +138,7 @@ impl Store {
         max_records: usize,
         mut each: impl FnMut(RecordRef),
     ) -> Option<Revision> {
-        let sub = u32::try_from(from.sub.max(0)).unwrap_or(u32::MAX);
-        let candidates = self.log.from(from.main, sub).take_while(|record| record.main <= up_to);
+        let candidates = self.versions(from, up_to);
         let alive = candidates.filter(|record| self.survives_at(record, compacted));
         let mut last = None;
         for record in alive.take(max_records) {
@@ -169,11 +166,16 @@ impl Store {
         compacted: i64,
         max_records: usize,
     ) -> Vec<Record> {
-        let sub = u32::try_from(from.sub.max(0)).unwrap_or(u32::MAX);
-        let candidates = self.log.from(from.main, sub).take_while(|record| record.main <= up_to);
+        let candidates = self.versions(from, up_to);
         let wanted = |record: &&Version| record.tombstone() || self.survives_at(record, compacted);
         let wanted = candidates.filter(wanted);
         wanted.take(max_records).map(|record| self.as_record(record)).collect()
+    }
+
+    /// What the log holds from `from` on and not after revision `up_to`.
+    fn versions(&self, from: Revision, up_to: i64) -> impl Iterator<Item = &Version> {
+        let sub = u32::try_from(from.sub.max(0)).unwrap_or(u32::MAX);
+        self.log.from(from.main, sub).take_while(move |record| record.main <= up_to)
     }
 
     fn as_record(&self, record: &Version) -> Record {

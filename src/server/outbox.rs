@@ -1,8 +1,8 @@
 //! What waits for one peer, and the stream through which the transport pulls it.
 //!
 //! The word that something is committed may wait a moment for company: the next append carries it
-//! as well, and under a steady load that spares each follower a third of its wakeups. Where
-//! somebody waits for it, it leaves at once: each batch says whether that is so at its sender.
+//! as well, which spares the follower a wakeup. Where somebody waits for it, it leaves at once:
+//! each batch says whether that is so at its sender.
 
 use super::wire;
 use crate::env::clock::Clock;
