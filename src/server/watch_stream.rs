@@ -24,6 +24,8 @@ const CHECK_MIN: Duration = Duration::from_millis(10);
 const CHECK_MAX: Duration = Duration::from_secs(1);
 /// Who is more revisions behind than this is not in a hurry.
 const FAR_BEHIND: i64 = 10_000;
+/// How long a catch-up of those goes on before it rests.
+const CATCH_UP_BURST: Duration = Duration::from_millis(2);
 
 /// One stream of watchers. Dropping it ends them all.
 ///
@@ -209,7 +211,8 @@ async fn catch_up_all(shared: &Shared) {
     while step(shared) {
         yield_now().await;
         if shared.hub().farthest_behind() > FAR_BEHIND {
-            let pace = pace.get_or_insert_with(|| Pace::new(shared.env.clock.clone()));
+            let pace = pace
+                .get_or_insert_with(|| Pace::with_bursts(shared.env.clock.clone(), CATCH_UP_BURST));
             pace.rest().await;
         }
     }
