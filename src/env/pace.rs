@@ -8,7 +8,7 @@ use std::time::Duration;
 /// Shorter work adds up before it is followed by a rest. A thread that this one has woken, the one
 /// that syncs the log or a client on the same machine, is often put on the same core by the
 /// operating system, and waits there until this thread sleeps: to yield is not enough.
-const BURST: Duration = Duration::from_micros(300);
+pub const BURST: Duration = Duration::from_micros(300);
 /// Timers are no finer.
 const REST_MIN: Duration = Duration::from_millis(1);
 /// A stall of the disk is no work of ours, so what follows it is no longer than this.

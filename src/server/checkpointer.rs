@@ -13,8 +13,9 @@ use super::runs::{to_location, to_record, to_revision, to_stored};
 use super::shared::Shared;
 use super::state_check;
 use crate::apply::snapshot::Image;
+use crate::env::clock::Mono;
 use crate::env::disk::Disk;
-use crate::env::pace::Pace;
+use crate::env::pace::{BURST, Pace};
 use crate::env::recorder;
 use crate::mvcc::record::{Location, Record, Value};
 use crate::mvcc::revision::Revision;
@@ -29,12 +30,18 @@ use crate::storage::run_writer::{RunWriter, rewrite};
 use std::ops::{ControlFlow, Range};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::sync::mpsc;
 
 /// Records that are taken out of the store under one hold of the state.
 const CHUNK_RECORDS: usize = 256;
 /// Bytes of keys and values read while moving values between two moments for other tasks.
 const CHUNK_BYTES: usize = 256 << 10;
+/// A checkpoint that follows another one so soon means that much is written: then eviction and
+/// rewriting have to keep up, and writers wait for their like anyway.
+const SOON: Duration = Duration::from_secs(5);
+/// How long work goes on before a rest then.
+const HURRIED_BURST: Duration = Duration::from_millis(2);
 
 /// Holds back the physical removal of compacted records, while somebody reads the state as it was
 /// at one moment.
@@ -77,6 +84,10 @@ pub struct Checkpointer {
     log: mpsc::UnboundedSender<LogJob>,
     /// No value up to here is in memory.
     pub(super) evicted: Revision,
+    /// When the last checkpoint was begun, at first when this was made.
+    begun: Mono,
+    /// How long work in the background goes on before a rest.
+    burst: Duration,
 }
 
 impl Checkpointer {
@@ -91,12 +102,27 @@ impl Checkpointer {
             (newest, if newest == 0 { 0 } else { state.store.revision() })
         };
         let (dir, evicted) = (shared.run_dir.clone(), Revision::default());
+        let (begun, burst) = (shared.env.clock.now(), BURST);
         let rewritten = false;
-        Checkpointer { shared, peers, dir, next, index, revision, rewritten, log, evicted }
+        Checkpointer {
+            shared,
+            peers,
+            dir,
+            next,
+            index,
+            revision,
+            rewritten,
+            log,
+            evicted,
+            begun,
+            burst,
+        }
     }
 
     /// Takes a checkpoint, and a second one if runs were rewritten behind it.
     pub async fn checkpoint(&mut self) -> Result<(), StorageError> {
+        let last = std::mem::replace(&mut self.begun, self.shared.env.clock.now());
+        self.burst = if self.begun - last < SOON { HURRIED_BURST } else { BURST };
         self.take().await?;
         let evicted = self.evict().await;
         self.is_whole(evicted)?;
@@ -160,7 +186,7 @@ impl Checkpointer {
 
     /// For work that nobody waits for.
     fn pace(&self) -> Pace {
-        Pace::new(self.shared.env.clock.clone())
+        Pace::with_bursts(self.shared.env.clock.clone(), self.burst)
     }
 
     /// Makes a manifest durable.
