@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 
 /// All marks, each with what it means.
-pub const ALL: [(&str, &str); 76] = [
+pub const ALL: [(&str, &str); 78] = [
     ("leader changed", "a second term had a leader"),
     ("two leaders at once", "a leader of an old term had not heard of the leader of a later one"),
     ("quorum lost", "a majority of the members was down at once"),
@@ -70,6 +70,10 @@ pub const ALL: [(&str, &str); 76] = [
     ),
     ("crash during an install", "a member ended while another's state was on its way to it"),
     ("second snapshot during an install", "a leader offered its state while one was on its way"),
+    (
+        "value damaged before it was written down",
+        "a value in memory changed just before the checkpoint that would write it down",
+    ),
     ("corruption found", "a member found that its state is damaged"),
     ("corruption healed", "a member that was quarantined was trusted again"),
     ("corruption of a leader", "a member found that its state is damaged while it led"),
@@ -78,6 +82,10 @@ pub const ALL: [(&str, &str); 76] = [
     ("cold value read", "a member read a value from a run"),
     ("fell back", "a member started from an older checkpoint, for the newest was damaged"),
     ("came up without a state", "a member started without a checkpoint that could be loaded"),
+    (
+        "checkpoints lost behind a release",
+        "a member lost its checkpoints when its log had just been released to the last segment",
+    ),
     ("run damaged", "a member met a part of a run that does not verify"),
     ("scrub found damage", "the scrub met a run or a manifest that does not verify"),
     ("forced into a new cluster", "a member went on as a cluster of its own"),
@@ -89,7 +97,7 @@ pub const ALL: [(&str, &str); 76] = [
 ];
 
 /// What the everyday sweep must reach.
-pub const EVERYDAY: [&str; 40] = [
+pub const EVERYDAY: [&str; 42] = [
     "leader changed",
     "two leaders at once",
     "quorum lost",
@@ -128,6 +136,8 @@ pub const EVERYDAY: [&str; 40] = [
     "forced into a new cluster",
     "old member at a new cluster's door",
     "write misdirected",
+    "value damaged before it was written down",
+    "checkpoints lost behind a release",
     "cold value read",
     "backup taken",
 ];

@@ -3,23 +3,36 @@
 use super::cluster::Cluster;
 use crate::checker::containment::{self, FOUND_WITHIN};
 use crate::checker::raft::Fact;
-use crate::plan::{Fault, Target};
+use crate::plan::Fault;
 use detcd::mvcc::revision::Revision;
 use detcd::server::handle::Handle;
 use std::time::Duration;
 
+/// Entries before a checkpoint at which it is nearly due.
+const NEARLY: u64 = 3;
+/// How often it is looked for that, and how often at the most.
+const LOOK: Duration = Duration::from_millis(5);
+const LOOKS_MAX: usize = 1_000;
+
 /// Flips a bit of a value of the target, and, if nothing else happens in this plan, waits for the
 /// target to find out.
-pub async fn corrupt(cluster: &Cluster, target: Target, nth: usize, shows: bool) {
+pub async fn corrupt(cluster: &Cluster, fault: &Fault) {
+    let Fault::Corrupt { target, nth, shows, unwritten } = *fault else {
+        unreachable!("{fault:?} is another fault");
+    };
     let member = cluster.resolve(target);
+    let from = if unwritten { nearly_due(cluster, member).await } else { 0 };
     let Some(server) = cluster.server(member).filter(|_| !cluster.is_rotten(member)) else {
         return;
     };
-    let flipped = server.shared().state_mut().store.flip_bit(nth);
+    let flipped = server.shared().state_mut().store.flip_bit(from, nth);
     let Some(Revision { main, .. }) = flipped else { return };
     let book = cluster.book();
     book.line(format_args!("m{member} has a flipped bit in the value of revision {main}"));
     book.fact(member, Fact::Corrupted);
+    if from > 0 {
+        book.reach("value damaged before it was written down");
+    }
     if shows {
         let damage = damage(&server);
         server.shared().state_mut().store.set_damage(damage);
@@ -31,6 +44,21 @@ pub async fn corrupt(cluster: &Cluster, target: Target, nth: usize, shows: bool)
         look(cluster, &[member]);
         report(cluster, &[member]);
     }
+}
+
+/// Waits until the next checkpoint of a member is nearly due, but not for ever. Answers with the
+/// first revision that the one before does not hold.
+async fn nearly_due(cluster: &Cluster, member: usize) -> i64 {
+    let entries = cluster.plan().options.checkpoint_entries;
+    for _ in 0..LOOKS_MAX {
+        let view = cluster.book().lock().members[member].clone();
+        let (index, revision) = view.checkpoint;
+        if view.up && view.applied + NEARLY >= index + entries {
+            return revision + 1;
+        }
+        tokio::time::sleep(LOOK).await;
+    }
+    0
 }
 
 /// By how much the hash of what is in memory differs from what it is held to be.
