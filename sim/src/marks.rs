@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 
 /// All marks, each with what it means.
-pub const ALL: [(&str, &str); 78] = [
+pub const ALL: [(&str, &str); 79] = [
     ("leader changed", "a second term had a leader"),
     ("two leaders at once", "a leader of an old term had not heard of the leader of a later one"),
     ("quorum lost", "a majority of the members was down at once"),
@@ -88,6 +88,7 @@ pub const ALL: [(&str, &str); 78] = [
     ),
     ("run damaged", "a member met a part of a run that does not verify"),
     ("scrub found damage", "the scrub met a run or a manifest that does not verify"),
+    ("write at rest timed", "when all was at rest, a write through a follower was timed"),
     ("forced into a new cluster", "a member went on as a cluster of its own"),
     ("old member at a new cluster's door", "one that was left out for good came back"),
     ("write misdirected", "a write to a log or a checkpoint landed in another place"),
@@ -97,7 +98,7 @@ pub const ALL: [(&str, &str); 78] = [
 ];
 
 /// What the everyday sweep must reach.
-pub const EVERYDAY: [&str; 42] = [
+pub const EVERYDAY: [&str; 43] = [
     "leader changed",
     "two leaders at once",
     "quorum lost",
@@ -133,6 +134,7 @@ pub const EVERYDAY: [&str; 42] = [
     "election won",
     "log released",
     "install resumed after a break",
+    "write at rest timed",
     "forced into a new cluster",
     "old member at a new cluster's door",
     "write misdirected",
