@@ -365,6 +365,22 @@ impl Plan {
         plan
     }
 
+    /// Hardly anything to do: three members, five simulated minutes, an operation a second, and no
+    /// faults.
+    pub fn idle(seed: u64) -> Plan {
+        let mut plan = Plan::draw(seed, Some(Mode::Safety));
+        plan.duration_ms = 300_000;
+        plan.options.members = 3;
+        plan.options.clock_rates.resize(3, 1000);
+        plan.options.quotas.clear();
+        let workload = &mut plan.workload;
+        (workload.clients, workload.operations) = (1, 300);
+        (workload.watchers, workload.lessees) = (0, 0);
+        (workload.lockers, workload.backups) = (0, 0);
+        (plan.actions, plan.disaster) = (Vec::new(), None);
+        plan
+    }
+
     /// How many members there may be in all: the founders, and those that an action adds.
     pub fn seats(&self) -> usize {
         let seat = |action: &Action| match action.fault {
