@@ -36,7 +36,7 @@ cargo sim mutants [missing] [ROW...] [--built]              put known bugs back 
 cargo sim mutants build                                     only the copy with them
 cargo sim mutants page                                      the table again, of what was found
 
-modes: safety liveness partial-cut slow-disk lite, and standard (by which speed is measured),
+modes: safety liveness partial-cut slow-disk lite, standard and idle (by which speed is measured),
 halves (standard and lite by turns), quorums (liveness, partial-cut and slow-disk by turns) or
 faultless (any mode, without its faults); none of them: drawn from the seed
 ";
@@ -183,6 +183,7 @@ impl Arguments {
 fn plans(name: &str) -> Result<Plans, String> {
     match name {
         "standard" => Ok(Plans::Standard),
+        "idle" => Ok(Plans::Idle),
         "halves" => Ok(Plans::Halves),
         "quorums" => Ok(Plans::Quorums),
         "faultless" => Ok(Plans::Faultless),

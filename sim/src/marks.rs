@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 
 /// All marks, each with what it means.
-pub const ALL: [(&str, &str); 76] = [
+pub const ALL: [(&str, &str); 80] = [
     ("leader changed", "a second term had a leader"),
     ("two leaders at once", "a leader of an old term had not heard of the leader of a later one"),
     ("quorum lost", "a majority of the members was down at once"),
@@ -70,6 +70,10 @@ pub const ALL: [(&str, &str); 76] = [
     ),
     ("crash during an install", "a member ended while another's state was on its way to it"),
     ("second snapshot during an install", "a leader offered its state while one was on its way"),
+    (
+        "value damaged before it was written down",
+        "a value in memory changed just before the checkpoint that would write it down",
+    ),
     ("corruption found", "a member found that its state is damaged"),
     ("corruption healed", "a member that was quarantined was trusted again"),
     ("corruption of a leader", "a member found that its state is damaged while it led"),
@@ -78,9 +82,15 @@ pub const ALL: [(&str, &str); 76] = [
     ("cold value read", "a member read a value from a run"),
     ("fell back", "a member started from an older checkpoint, for the newest was damaged"),
     ("came up without a state", "a member started without a checkpoint that could be loaded"),
+    (
+        "checkpoints lost behind a release",
+        "a member lost its checkpoints when its log had just been released to the last segment",
+    ),
     ("run damaged", "a member met a part of a run that does not verify"),
     ("scrub found damage", "the scrub met a run or a manifest that does not verify"),
+    ("write at rest timed", "when all was at rest, a write through a follower was timed"),
     ("forced into a new cluster", "a member went on as a cluster of its own"),
+    ("forced new cluster compared", "what it served was compared with what it had, to the end"),
     ("old member at a new cluster's door", "one that was left out for good came back"),
     ("write misdirected", "a write to a log or a checkpoint landed in another place"),
     ("value repaired", "a member got a value of a damaged run back from another"),
@@ -89,7 +99,7 @@ pub const ALL: [(&str, &str); 76] = [
 ];
 
 /// What the everyday sweep must reach.
-pub const EVERYDAY: [&str; 40] = [
+pub const EVERYDAY: [&str; 44] = [
     "leader changed",
     "two leaders at once",
     "quorum lost",
@@ -125,9 +135,13 @@ pub const EVERYDAY: [&str; 40] = [
     "election won",
     "log released",
     "install resumed after a break",
+    "write at rest timed",
     "forced into a new cluster",
+    "forced new cluster compared",
     "old member at a new cluster's door",
     "write misdirected",
+    "value damaged before it was written down",
+    "checkpoints lost behind a release",
     "cold value read",
     "backup taken",
 ];

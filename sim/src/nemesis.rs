@@ -74,10 +74,11 @@ const NEWCOMERS_MAX: usize = 4;
 
 const CORRUPTION: [Class; 1] = [Class { name: "corrupt", draw: corrupt, per_ten_seconds: 1 }];
 
-const ROT: [Class; 4] = [
+const ROT: [Class; 5] = [
     Class { name: "bit-rot", draw: bit_rot, per_ten_seconds: 1 },
     Class { name: "run-rot", draw: run_rot, per_ten_seconds: 2 },
     Class { name: "checkpoint-rot", draw: checkpoint_rot, per_ten_seconds: 1 },
+    Class { name: "released-rot", draw: released_rot, per_ten_seconds: 2 },
     Class { name: "misdirected-write", draw: misdirected_write, per_ten_seconds: 1 },
 ];
 
@@ -115,6 +116,7 @@ pub fn draw(plan: &Plan) -> Vec<Action> {
                     | "bit-rot"
                     | "run-rot"
                     | "checkpoint-rot"
+                    | "released-rot"
                     | "misdirected-write"
             )
         {
@@ -169,7 +171,8 @@ fn seat_newcomers(plan: &Plan, actions: &mut Vec<Action>) {
 fn draw_class(plan: &Plan, class: &Class, actions: &mut Vec<Action>) {
     let mut s = Stream::new(plan.seed, &format!("nemesis/{}", class.name));
     let on = match class.name {
-        "bit-rot" | "run-rot" | "checkpoint-rot" | "misdirected-write" | "corrupt" => 150,
+        "bit-rot" | "run-rot" | "checkpoint-rot" | "released-rot" => 150,
+        "misdirected-write" | "corrupt" => 150,
         _ => 500,
     };
     if !s.chance(on) {
@@ -372,6 +375,11 @@ fn checkpoint_rot(s: &mut Stream, plan: &Plan) -> Fault {
     Fault::CheckpointRot { target: of_the_minority(s, plan), down_ms: span(s, plan) }
 }
 
+fn released_rot(s: &mut Stream, plan: &Plan) -> Fault {
+    let within_ms = s.between(plan.duration_ms / 20, plan.duration_ms / 4);
+    Fault::ReleasedRot { target: of_the_minority(s, plan), within_ms, down_ms: span(s, plan) }
+}
+
 fn misdirected_write(s: &mut Stream, plan: &Plan) -> Fault {
     Fault::MisdirectedWrite { target: of_the_minority(s, plan), down_ms: span(s, plan) }
 }
@@ -387,7 +395,9 @@ fn of_the_minority(s: &mut Stream, plan: &Plan) -> Target {
 
 fn corrupt(s: &mut Stream, plan: &Plan) -> Fault {
     let nth = s.below(1_000) as usize;
-    Fault::Corrupt { target: of_the_minority(s, plan), nth, shows: s.chance(300) }
+    let (target, shows) = (of_the_minority(s, plan), s.chance(300));
+    let unwritten = Stream::new(plan.seed, &format!("nemesis/corrupt {nth}")).chance(500);
+    Fault::Corrupt { target, nth, shows: shows && !unwritten, unwritten }
 }
 
 fn clock_rate(s: &mut Stream, plan: &Plan) -> Fault {

@@ -244,6 +244,7 @@ impl Options {
         let heartbeat_ms = s.log_between(20, if mode == Mode::Lite { 50 } else { 150 });
         let election_ms = heartbeat_ms * s.between(5, 12);
         let wal_segment_bytes = s.log_between(4 << 10, 1 << 20) & !4095;
+        let wal_segment_bytes = draw_small_segments(seed).unwrap_or(wal_segment_bytes);
         let checkpoint_entries = s.log_between(5, 10_000);
         let slowest = if s.chance(200) { 20_000 } else { 3_000 };
         let latency_us = (s.between(50, 500), s.between(600, slowest));
@@ -284,6 +285,13 @@ fn draw_quotas(seed: u64, members: usize) -> Vec<i64> {
     let first = draw();
     let different = Stream::new(seed, "options/quotas differ").chance(500);
     (0..members).map(|_| if different { draw() } else { first }).collect()
+}
+
+/// In some runs a segment has room for a few batches only, so that logs are released often, and
+/// to their last batches.
+fn draw_small_segments(seed: u64) -> Option<u64> {
+    let mut s = Stream::new(seed, "options/small-segments");
+    s.chance(150).then(|| s.log_between(1 << 10, 4 << 10))
 }
 
 /// In some runs a member takes few requests at once, so that a burst is too much for it.

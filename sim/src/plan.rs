@@ -250,6 +250,9 @@ pub enum Fault {
         /// Which of the values in memory, counted around.
         nth: usize,
         shows: bool,
+        /// It strikes when a checkpoint is nearly due, and a value that is not written down yet.
+        #[serde(default)]
+        unwritten: bool,
     },
     /// A bit of a run or a manifest rots under the target, mostly while it works.
     RunRot {
@@ -258,6 +261,13 @@ pub enum Fault {
     /// A bit rots in every manifest of the target while it is down, or in every run.
     CheckpointRot {
         target: Target,
+        down_ms: u64,
+    },
+    /// Like `checkpoint-rot`, at the moment when a checkpoint has released all of the target's log
+    /// but its last segment, or after so long: hardly anything is left that says how far it came.
+    ReleasedRot {
+        target: Target,
+        within_ms: u64,
         down_ms: u64,
     },
 
@@ -355,6 +365,22 @@ impl Plan {
         plan
     }
 
+    /// Hardly anything to do: three members, five simulated minutes, an operation a second, and no
+    /// faults.
+    pub fn idle(seed: u64) -> Plan {
+        let mut plan = Plan::draw(seed, Some(Mode::Safety));
+        plan.duration_ms = 300_000;
+        plan.options.members = 3;
+        plan.options.clock_rates.resize(3, 1000);
+        plan.options.quotas.clear();
+        let workload = &mut plan.workload;
+        (workload.clients, workload.operations) = (1, 300);
+        (workload.watchers, workload.lessees) = (0, 0);
+        (workload.lockers, workload.backups) = (0, 0);
+        (plan.actions, plan.disaster) = (Vec::new(), None);
+        plan
+    }
+
     /// How many members there may be in all: the founders, and those that an action adds.
     pub fn seats(&self) -> usize {
         let seat = |action: &Action| match action.fault {
@@ -436,6 +462,7 @@ impl Fault {
             Fault::Corrupt { .. } => "corrupt",
             Fault::RunRot { .. } => "run-rot",
             Fault::CheckpointRot { .. } => "checkpoint-rot",
+            Fault::ReleasedRot { .. } => "released-rot",
             Fault::ClockRate { .. } => "clock-rate",
             Fault::WallJump { .. } => "wall-jump",
             Fault::TransferLeader { .. } => "transfer-leader",
@@ -483,7 +510,7 @@ mod tests {
                 *classes.entry(action.fault.class()).or_default() += 1;
             }
         }
-        assert_eq!(classes.len(), 36, "every class is drawn: {classes:?}");
+        assert_eq!(classes.len(), 37, "every class is drawn: {classes:?}");
     }
 
     #[test]

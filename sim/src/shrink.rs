@@ -194,6 +194,7 @@ fn keeps_to_the_atlas(plan: &Plan) -> bool {
         let (Fault::BitRot { target: Target::Member(member), .. }
         | Fault::RunRot { target: Target::Member(member) }
         | Fault::CheckpointRot { target: Target::Member(member), .. }
+        | Fault::ReleasedRot { target: Target::Member(member), .. }
         | Fault::MisdirectedWrite { target: Target::Member(member), .. }
         | Fault::Corrupt { target: Target::Member(member), .. }) = action.fault
         else {

@@ -29,6 +29,8 @@ pub enum Plans {
     Only(Mode),
     /// The plan by which speed is measured.
     Standard,
+    /// The plan by which the speed of a cluster is measured that has hardly anything to do.
+    Idle,
     /// Half of them standard, half of them lite.
     Halves,
     /// The modes that heal no more than a quorum, or leave one alone.
@@ -43,6 +45,7 @@ impl Plans {
             Plans::Any => Plan::draw(seed, None),
             Plans::Only(mode) => Plan::draw(seed, Some(mode)),
             Plans::Standard => Plan::standard(seed),
+            Plans::Idle => Plan::idle(seed),
             Plans::Halves if seed.is_multiple_of(2) => Plan::standard(seed),
             Plans::Halves => Plan::draw(seed, Some(Mode::Lite)),
             Plans::Quorums => {
@@ -61,6 +64,7 @@ impl Plans {
             Plans::Any => String::new(),
             Plans::Only(mode) => format!(" --mode {}", mode.name()),
             Plans::Standard => " --mode standard".into(),
+            Plans::Idle => " --mode idle".into(),
             Plans::Halves => " --mode halves".into(),
             Plans::Quorums => " --mode quorums".into(),
             Plans::Faultless => " --mode faultless".into(),

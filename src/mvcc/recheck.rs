@@ -76,14 +76,15 @@ impl Store {
         self.damage != 0
     }
 
-    /// Flips a bit of a value in memory, as bad memory does: that of the `nth` record that has
-    /// one, counted around. Nothing else changes. For simulations and tests; says which it was.
-    pub fn flip_bit(&mut self, nth: usize) -> Option<Revision> {
+    /// Flips a bit of a value in memory, as bad memory does: that of the `nth` record from a
+    /// revision on that has one, counted around. Nothing else changes. For simulations and tests;
+    /// says which it was.
+    pub fn flip_bit(&mut self, from: i64, nth: usize) -> Option<Revision> {
         let is_open = |record: &&Version| match &record.value {
             Value::Resident(value) => !value.is_empty() && self.survives(record),
             Value::Cold(_) => false,
         };
-        let candidates = || self.log.from(0, 0).filter(is_open);
+        let candidates = || self.log.from(from, 0).filter(is_open);
         let count = candidates().count();
         let chosen = candidates().nth(nth.checked_rem(count)?)?;
         let (main, sub) = (chosen.main, chosen.sub);
@@ -118,11 +119,11 @@ mod tests {
     #[test]
     fn a_flipped_bit_shows_when_the_record_is_hashed_again() {
         let mut store = Store::new();
-        assert_eq!(store.flip_bit(3), None);
+        assert_eq!(store.flip_bit(0, 3), None);
         ["a", "b", "c", "d", "e"].into_iter().for_each(|key| put(&mut store, key, "some value"));
         let before = store.state_hash();
         assert_eq!(damage(&store), 0);
-        let at = store.flip_bit(7).expect("there are values");
+        let at = store.flip_bit(0, 7).expect("there are values");
         assert_eq!(at, Revision::new(4, 0));
         assert_eq!(store.value_at(b"c", 4).expect("it is there").value, "rome value");
         assert_eq!(store.state_hash(), before);
@@ -138,7 +139,7 @@ mod tests {
     fn the_damage_is_what_a_restored_store_differs_by() {
         let mut store = Store::new();
         ["a", "b", "c"].into_iter().for_each(|key| put(&mut store, key, "some value"));
-        store.flip_bit(1);
+        store.flip_bit(0, 1);
         let restored = crate::mvcc::restore::Restored {
             revision: store.revision(),
             compact_revision: store.compact_revision(),

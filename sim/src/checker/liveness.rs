@@ -15,10 +15,21 @@ pub struct Healing {
     pub core: Vec<CoreMember>,
     /// Who hears from nobody for good, and leads nevertheless.
     pub deaf_leader: Option<usize>,
+    /// How long a write took at rest.
+    pub timed: Option<TimedWrite>,
     /// Why leadership did not go where it was sent, when all was healed.
     pub handover: Option<String>,
     /// Who found the leader gone when its process ended once more.
     pub departure: Vec<Found>,
+}
+
+/// The shortest of some writes through a follower, when all was at rest.
+#[derive(Clone, Copy, Debug)]
+pub struct TimedWrite {
+    pub member: usize,
+    pub took: Nanos,
+    /// As long as its ways and syncs may take.
+    pub limit: Nanos,
 }
 
 /// What one member of the healed core did.
@@ -65,8 +76,23 @@ pub fn check(healing: &Healing) -> Result<(), Violation> {
         let text = format!("all is healed, and {failure}");
         return Err(Violation::new(Guarantee::StableLeadership, Some(healing.healed_at), text));
     }
+    healing.timed.iter().try_for_each(is_prompt)?;
     healing.departure.iter().try_for_each(leadership::reacts)?;
     agree(&healing.core)
+}
+
+/// Who waits for a write hears of its commit at once.
+fn is_prompt(write: &TimedWrite) -> Result<(), Violation> {
+    let TimedWrite { member, took, limit } = write;
+    if took <= limit {
+        return Ok(());
+    }
+    let (took, limit) = (took / 1_000, limit / 1_000);
+    let text = format!(
+        "at rest, no write through member {member} took less than {took} us, and \
+                        its ways and syncs take {limit} us at the most"
+    );
+    Err(Violation::new(Guarantee::PromptWrites, None, text))
 }
 
 fn agree(core: &[CoreMember]) -> Result<(), Violation> {
@@ -101,6 +127,7 @@ mod tests {
             leader_at: Some(1_200),
             core: vec![member(0), member(1), member(2)],
             deaf_leader: None,
+            timed: Some(TimedWrite { member: 1, took: 30, limit: 30 }),
             handover: None,
             departure: Vec::new(),
         }
@@ -122,6 +149,8 @@ mod tests {
         fails(Guarantee::ReplicasAgree, &|h| h.core[0].state = None);
         fails(Guarantee::StableLeadership, &|h| h.deaf_leader = Some(4));
         fails(Guarantee::StableLeadership, &|h| h.handover = Some("nobody moved".into()));
+        let slow = TimedWrite { member: 1, took: 31, limit: 30 };
+        fails(Guarantee::PromptWrites, &|h| h.timed = Some(slow));
         let found = Found { member: 1, leader: 0, at: 9, limit: 10, left: None };
         fails(Guarantee::StableLeadership, &|h| h.departure = vec![found]);
     }

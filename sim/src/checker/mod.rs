@@ -69,6 +69,8 @@ pub enum Guarantee {
     ReplicasAgree,
     /// Leadership changes where it has to, and only there.
     StableLeadership,
+    /// A write at rest waits for what it needs, and for nothing else.
+    PromptWrites,
     BoundedQueues,
     /// What members say to each other arrives in order, and nothing is missing from its middle.
     PeerStreams,

@@ -301,6 +301,13 @@ impl SimDisk {
         Some(bytes)
     }
 
+    /// The files of a directory that are there also after a power cut.
+    pub fn platter_names(&self, dir: &Path) -> Vec<PathBuf> {
+        let state = self.state();
+        let paths = state.tree.durable.files.keys();
+        paths.filter(|path| path.parent() == Some(dir)).cloned().collect()
+    }
+
     /// A disk without faults that holds what is on this platter at the least, for a checker to
     /// read. It shares the pages, so it costs little.
     pub fn platter_image(&self) -> SimDisk {

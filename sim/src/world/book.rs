@@ -42,6 +42,8 @@ pub struct MemberView {
     pub applied: u64,
     /// Another member's state is on its way to it.
     pub receives: bool,
+    /// The index and the revision of its newest checkpoint.
+    pub checkpoint: (u64, i64),
     /// How often runs took the place of others.
     pub rewrites: u64,
     /// When it found last that nobody listens where its leader was.

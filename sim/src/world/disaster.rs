@@ -71,7 +71,8 @@ impl Scene {
             let _maybe = self.add(others[0], true).await;
         }
         self.leave_behind(&others, disaster.unheard_writes).await;
-        let Some(before) = self.state(0).await else { return Ok(()) };
+        let held = self.answered("what it holds", || self.state(0)).await?;
+        let Some(before) = held else { unreachable!("the newest revision is not compacted") };
         let Some((applied, ..)) = book.lock().raft.last_applied(self.survivor) else {
             return Ok(());
         };
@@ -82,18 +83,42 @@ impl Scene {
         book.fact(self.survivor, Fact::Forced { index: applied });
         cluster.set_forced(self.survivor, true);
         cluster.release(self.survivor);
-        self.serves(&before, "forced into a cluster of its own").await?;
+        let mut compared = self.serves(&before, "forced into a cluster of its own").await?;
         self.is_alone().await?;
         cluster.hold_down(self.survivor, disaster.power_cut);
         cluster.set_forced(self.survivor, false);
         cluster.release(self.survivor);
-        self.serves(&before, "started again").await?;
+        compared &= self.serves(&before, "started again").await?;
         book.reach("forced into a new cluster");
         // No majority of them is left.
         let back = &others[..disaster.back.min(others.len() / 2)];
         self.come_back(back).await?;
-        self.serves(&before, "with old members at its door").await?;
-        self.is_alone().await
+        compared &= self.serves(&before, "with old members at its door").await?;
+        self.is_alone().await?;
+        if compared {
+            book.reach("forced new cluster compared");
+        }
+        Ok(())
+    }
+
+    /// Asks the survivor until it answers, for as long as an election and a write may take.
+    async fn answered<T, A>(&self, asked: &str, ask: impl Fn() -> A) -> Judged<T>
+    where
+        A: Future<Output = Result<T, Status>>,
+    {
+        let begun = self.cluster.book().now();
+        let until = begun + (self.election(10).as_nanos() as u64) + 2_000_000_000;
+        loop {
+            let refusal = match ask().await {
+                Ok(answer) => return Ok(answer),
+                Err(refusal) => refusal,
+            };
+            if self.cluster.book().now() > until {
+                let text = format!("m{} does not answer {asked}: {refusal:?}", self.survivor);
+                return Err(self.broken(Guarantee::Liveness, text));
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
     }
 
     fn election(&self, times: u64) -> Duration {
@@ -148,23 +173,15 @@ impl Scene {
         self.cluster.book().line(format_args!("m{} was left behind", self.survivor));
     }
 
-    /// The survivor serves what it had, takes a write and reads it.
-    async fn serves(&self, before: &State, when: &str) -> Judged<()> {
-        let begun = self.cluster.book().now();
-        let until = begun + (self.election(10).as_nanos() as u64) + 2_000_000_000;
-        while self.put(self.survivor, when).await.is_err() {
-            if self.cluster.book().now() > until {
-                let text = format!("m{}, {when}, takes no write", self.survivor);
-                return Err(self.broken(Guarantee::Liveness, text));
-            }
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
-        let Some(now) = self.state(before.revision).await else {
-            // Its history may be compacted.
-            return Ok(());
-        };
+    /// The survivor takes a write, and serves what it had; false if that is compacted.
+    async fn serves(&self, before: &State, when: &str) -> Judged<bool> {
+        let write = format!("a write, {when}");
+        self.answered(&write, || self.put(self.survivor, when)).await?;
+        let read = format!("a read at revision {}, {when}", before.revision);
+        let held = self.answered(&read, || self.state(before.revision)).await?;
+        let Some(now) = held else { return Ok(false) };
         if now.keys == before.keys {
-            return Ok(());
+            return Ok(true);
         }
         let (was, is) = (before.keys.len(), now.keys.len());
         let text = format!(
@@ -176,17 +193,20 @@ impl Scene {
 
     /// Nobody else is a member.
     async fn is_alone(&self) -> Judged<()> {
-        let mut client = ClusterClient::new(channel(self.survivor));
-        let request = pb::MemberListRequest { linearizable: true };
-        let listed = bounded(async { client.member_list(request).await }).await;
-        let Ok(listed) = listed else { return Ok(()) };
-        let urls: Vec<String> =
-            listed.into_inner().members.into_iter().flat_map(|member| member.peer_ur_ls).collect();
+        let urls = self.answered("who its members are", || self.members()).await?;
         if urls == [peer_url(self.survivor)] {
             return Ok(());
         }
         let text = format!("m{} was forced to be alone, and has {urls:?}", self.survivor);
         Err(self.broken(Guarantee::MembershipSafety, text))
+    }
+
+    /// Where the members listen, as the survivor says.
+    async fn members(&self) -> Result<Vec<String>, Status> {
+        let mut client = ClusterClient::new(channel(self.survivor));
+        let request = pb::MemberListRequest { linearizable: true };
+        let listed = bounded(async { client.member_list(request).await }).await?.into_inner();
+        Ok(listed.members.into_iter().flat_map(|member| member.peer_ur_ls).collect())
     }
 
     /// Old members start with the disks that they had.
@@ -214,8 +234,8 @@ impl Scene {
         Ok(())
     }
 
-    /// What the survivor holds, at a revision or now; nothing if it does not say.
-    async fn state(&self, revision: i64) -> Option<State> {
+    /// What the survivor holds, at a revision or now; nothing if that is compacted.
+    async fn state(&self, revision: i64) -> Result<Option<State>, Status> {
         let mut client = KvClient::new(channel(self.survivor));
         let request = pb::RangeRequest {
             key: b"\0".to_vec().into(),
@@ -224,10 +244,15 @@ impl Scene {
             serializable: true,
             ..Default::default()
         };
-        let answer = bounded(async { client.range(request).await }).await.ok()?.into_inner();
+        let answer = match bounded(async { client.range(request).await }).await {
+            Ok(answer) => answer.into_inner(),
+            Err(refusal) if refusal.message().contains("compacted") => return Ok(None),
+            Err(refusal) => return Err(refusal),
+        };
         let keys = answer.kvs.into_iter();
         let keys = keys.map(|kv| (kv.key.to_vec(), kv.value.to_vec(), kv.mod_revision)).collect();
-        Some(State { revision: answer.header?.revision, keys })
+        let header = answer.header.ok_or_else(|| Status::internal("an answer without a header"))?;
+        Ok(Some(State { revision: header.revision, keys }))
     }
 
     async fn put(&self, member: usize, value: &str) -> Result<(), Status> {

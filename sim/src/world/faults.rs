@@ -57,6 +57,7 @@ pub async fn carry_out(cluster: Cluster, number: usize, action: Action) {
         | Fault::CrashNextLeader { .. }
         | Fault::BitRot { .. }
         | Fault::CheckpointRot { .. }
+        | Fault::ReleasedRot { .. }
         | Fault::MisdirectedWrite { .. }
         | Fault::RunRot { .. } => process(&cluster, &action).await,
         Fault::FsyncStall { .. }
@@ -64,9 +65,7 @@ pub async fn carry_out(cluster: Cluster, number: usize, action: Action) {
         | Fault::WriteError { .. }
         | Fault::FsyncError { .. }
         | Fault::NoSpace { .. } => disk(&cluster, &action.fault).await,
-        Fault::Corrupt { target, nth, shows } => {
-            corruption::corrupt(&cluster, *target, *nth, *shows).await;
-        }
+        Fault::Corrupt { .. } => corruption::corrupt(&cluster, &action.fault).await,
         Fault::ClockRate { .. } | Fault::WallJump { .. } | Fault::TransferLeader { .. } => {
             other(&cluster, &action.fault).await;
         }
@@ -278,13 +277,14 @@ async fn process(cluster: &Cluster, action: &Action) {
             rots(cluster, member, place);
         }
         Fault::CheckpointRot { target, down_ms } => {
+            checkpoints_rot(cluster, action, cluster.resolve(*target), *down_ms).await;
+        }
+        Fault::ReleasedRot { target, within_ms, down_ms } => {
             let member = cluster.resolve(*target);
-            cluster.hold_down(member, true);
-            for place in cluster.rot_checkpoints(member, &mut rot_stream(cluster, action)) {
-                rots(cluster, member, Some(place));
+            if cluster.log_released(member, ms(*within_ms)).await {
+                cluster.book().reach("checkpoints lost behind a release");
             }
-            pause(*down_ms).await;
-            cluster.release(member);
+            checkpoints_rot(cluster, action, member, *down_ms).await;
         }
         Fault::MisdirectedWrite { target, down_ms } => {
             let member = cluster.resolve(*target);
@@ -308,6 +308,15 @@ async fn process(cluster: &Cluster, action: &Action) {
         }
         other => unreachable!("{other:?} is no fault of a process"),
     }
+}
+
+async fn checkpoints_rot(cluster: &Cluster, action: &Action, member: usize, down_ms: u64) {
+    cluster.hold_down(member, true);
+    for place in cluster.rot_checkpoints(member, &mut rot_stream(cluster, action)) {
+        rots(cluster, member, Some(place));
+    }
+    pause(down_ms).await;
+    cluster.release(member);
 }
 
 fn rot_stream(cluster: &Cluster, action: &Action) -> Stream {

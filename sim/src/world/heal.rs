@@ -5,7 +5,7 @@ use super::client::Caller;
 use super::cluster::Cluster;
 use super::faults::usual_latency;
 use super::membership::Owned;
-use super::{corruption, departure, handover, operator};
+use super::{corruption, departure, handover, operator, prompt_writes};
 use crate::checker::lease::Closing;
 use crate::checker::liveness::{CoreMember, Healing};
 use crate::history::{Nanos, Outcome};
@@ -88,6 +88,7 @@ pub async fn heal(cluster: &Cluster) -> Healing {
     // Who was removed since takes no part.
     let voters = cluster.book().lock().voters();
     let standing: Vec<usize> = core.iter().copied().filter(|m| voters.contains(m)).collect();
+    healing.timed = prompt_writes::demand(cluster, &standing).await;
     healing.handover = handover::demand(cluster, &standing).await;
     healing.departure = departure::demand(cluster, &standing).await;
     if cluster.plan().mode == Mode::Liveness {
@@ -135,6 +136,7 @@ fn begin(cluster: &Cluster) -> Healing {
         leader_at: None,
         core: Vec::new(),
         deaf_leader: None,
+        timed: None,
         handover: None,
         departure: Vec::new(),
     }

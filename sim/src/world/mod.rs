@@ -45,6 +45,8 @@ mod operation_marks;
 pub mod operator;
 /// What is on the platters.
 pub mod platters;
+/// Writes that take no longer than they have to.
+pub mod prompt_writes;
 /// What a timeline is made of.
 pub mod record;
 /// Connections that are reset.

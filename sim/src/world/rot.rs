@@ -10,11 +10,15 @@ use crate::random::Stream;
 use detcd::env::disk::{Disk, SECTOR_BYTES};
 use detcd::storage::wal_location;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
+use tokio::time::Instant;
 
 /// A batch at the end may be this long, and damage to the last one can't be told from a tear.
 const TAIL_BYTES: u64 = 24 << 10;
 /// Sectors of one misdirected write at the most.
 const SECTORS_MAX: u64 = 8;
+/// How often it is looked for what a log has released: less than the time between two writes.
+const LOOK: Duration = Duration::from_millis(1);
 
 /// A file, and how it may be damaged.
 #[derive(Clone)]
@@ -111,6 +115,24 @@ impl Cluster {
         }
         self.state(member).runs_rotten |= !places.is_empty();
         places
+    }
+
+    /// Waits until all of a member's log but its last segment was released, durably; false if that
+    /// does not happen in time.
+    pub async fn log_released(&self, member: usize, within: Duration) -> bool {
+        let disk = self.disk(member);
+        let (until, mut before) = (Instant::now() + within, 0);
+        while Instant::now() < until {
+            let files = disk.platter_names(&wal_dir(disk));
+            let segments = files.iter().filter(|path| path.extension().is_some_and(|e| e == "wal"));
+            let segments = segments.count();
+            if segments == 1 && before > 1 {
+                return true;
+            }
+            before = segments;
+            tokio::time::sleep(LOOK).await;
+        }
+        false
     }
 
     /// Lets sectors that were written to the log or to a checkpoint of a member that is down stand

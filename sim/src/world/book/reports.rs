@@ -185,6 +185,7 @@ impl SharedBook {
             let mut book = self.lock();
             let view = &mut book.members[member];
             (view.persisted, view.applied) = (last_index, applied);
+            view.checkpoint = (applied, revision);
         }
         self.fact(member, Fact::Recovered { term, last_index, commit });
         if is_lost {
@@ -276,6 +277,7 @@ impl SharedBook {
                     "m{member} checkpoint at {index}, revision {revision}, {runs} runs, in {} us",
                     took.as_micros()
                 ));
+                self.lock().members[member].checkpoint = (*index, *revision);
                 self.reach("checkpoint taken");
             }
             Event::Rewritten { runs, bytes, kept } => {
@@ -291,7 +293,10 @@ impl SharedBook {
                      {state_hash:016x}"
                 ));
                 self.reach("snapshot installed");
-                self.lock().members[member].applied = *index;
+                {
+                    let view = &mut self.lock().members[member];
+                    (view.applied, view.checkpoint) = (*index, (*index, *revision));
+                }
                 let (index, term) = (*index, *term);
                 let (revision, state_hash) = (*revision, *state_hash);
                 self.fact(member, Fact::Installed { index, term });
