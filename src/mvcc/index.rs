@@ -344,5 +344,6 @@ impl Index {
     }
 }
 
+pub(super) mod finger;
 #[cfg(test)]
 mod tests;

@@ -109,7 +109,8 @@ impl Leaf {
         self.len += 1;
         let key = keys.key(id);
         let other = keys.key(self.ids[usize::from(place == 0 && self.len > 1)]);
-        if shared_prefix(key, other) < self.prefix {
+        // A lone key shares all of itself: without that, keys that ascend would share nothing.
+        if self.len == 1 || shared_prefix(key, other) < self.prefix {
             self.rehead(keys);
         } else {
             self.heads[place] = head(key, self.prefix);
@@ -156,6 +157,12 @@ impl Leaf {
         }
         self.len = len;
         self.rehead(keys);
+    }
+
+    /// How many bytes at the front of all keys the heads leave out.
+    #[cfg(test)]
+    pub(super) fn prefix(&self) -> usize {
+        self.prefix
     }
 
     #[cfg(test)]

@@ -1,5 +1,6 @@
 //! Records out of a store and into one: checkpoints, snapshots, and values that leave memory.
 
+use crate::mvcc::index::finger::Finger;
 use crate::mvcc::key_index::Mark;
 use crate::mvcc::log::Version;
 use crate::mvcc::owned::owned;
@@ -19,16 +20,38 @@ pub struct Restored {
     pub compact_revision: i64,
 }
 
+/// A record as a store takes it back. It is lent: most of it is only looked at.
+#[derive(Clone, Copy, Debug)]
+pub struct Lent<'a> {
+    pub revision: Revision,
+    pub tombstone: bool,
+    pub key: &'a [u8],
+    pub create_revision: i64,
+    pub version: i64,
+    pub lease: i64,
+    pub value: &'a [u8],
+}
+
 /// A store that is being filled from records in ascending order of revision.
 pub struct Restore {
     store: Store,
+    finger: Finger,
 }
 
 impl Restore {
     pub fn new(cold: Option<SharedColdValues>) -> Restore {
         let mut store = Store::new();
         store.cold = cold;
-        Restore { store }
+        Restore { store, finger: Finger::default() }
+    }
+
+    /// Takes the next record, wherever its value lies.
+    pub fn push(&mut self, record: Record, location: Option<Location>) {
+        let value = self.store.value(&record.value).expect("a restored value can be read");
+        let Record { revision, tombstone, create_revision, version, lease, .. } = record;
+        let (key, value) = (&record.key[..], &value[..]);
+        let lent = Lent { revision, tombstone, key, create_revision, version, lease, value };
+        self.take(lent, location);
     }
 
     /// Takes the next record. With a location, the record's value is only looked at, and left on
@@ -36,7 +59,7 @@ impl Restore {
     ///
     /// A record without a key is what etcd writes to raise the revision after a restore with
     /// `--bump-revision`; it changes nothing but the revision.
-    pub fn push(&mut self, record: Record, location: Option<Location>) {
+    pub fn take(&mut self, record: Lent, location: Option<Location>) {
         let store = &mut self.store;
         let main = record.revision.main;
         assert!(main >= store.revision, "record {main} after revision {}", store.revision);
@@ -46,8 +69,8 @@ impl Restore {
         }
         let sub = u32::try_from(record.revision.sub).expect("a transaction fits into memory");
         let mark = Mark { main, sub, tombstone: record.tombstone };
-        let id = match store.index.get(&store.keys, &record.key) {
-            Some(id) => {
+        let id = match store.index.find_near(&mut self.finger, &store.keys, record.key) {
+            Ok(id) => {
                 let newest = store.keys.entry(id).newest();
                 if newest.tombstone != record.tombstone {
                     store.index.set_live(&store.keys, id, !record.tombstone);
@@ -59,9 +82,10 @@ impl Restore {
                 store.keys.entry_mut(id).push(mark);
                 id
             }
-            None => {
-                let id = store.keys.add(owned(&record.key), mark);
-                store.index.insert(&store.keys, id, !record.tombstone);
+            Err(place) => {
+                let id = store.keys.add(owned(record.key), mark);
+                let entry = (id, !record.tombstone);
+                store.index.insert_near(&mut self.finger, &store.keys, place, entry);
                 id
             }
         };
@@ -71,15 +95,14 @@ impl Restore {
             version.create_revision = record.create_revision;
             version.version = record.version;
             version.lease = record.lease;
-            let value = store.value(&record.value).expect("a restored value can be read");
-            version.value = Value::Resident(owned(&value));
+            version.value = match location {
+                Some(location) => Value::Cold(location),
+                None => Value::Resident(owned(record.value)),
+            };
         }
-        store.append(&mut version);
-        if let Some(location) = location.filter(|_| !record.tombstone) {
-            assert_eq!(location.len as usize, version.value.len(), "value of {main}.{sub}");
-            store.resident_bytes -= version.value.resident_bytes();
-            version.value = Value::Cold(location);
-        }
+        assert_eq!(version.value.len(), record.value.len(), "value of {main}.{sub}");
+        version.digest = store.digest(&version, record.value);
+        store.add_sums(&version);
         if record.tombstone {
             let sum = store.sum(&version);
             store.doom(main, sum);

@@ -379,12 +379,17 @@ impl Store {
         Change { kv, prev, prev_is_cold, deleted: true, sub: i64::from(sub) }
     }
 
-    /// Counts a record that is about to enter the log.
+    /// Counts a record that is about to enter the log with its value.
     pub(super) fn append(&mut self, record: &mut Version) {
         let Value::Resident(value) = &record.value else {
             unreachable!("a record enters the log with its value")
         };
         record.digest = self.digest(record, value);
+        self.add_sums(record);
+    }
+
+    /// Like `append`, for a record that has its digest.
+    pub(super) fn add_sums(&mut self, record: &Version) {
         self.resident_bytes += record.value.resident_bytes();
         let sum = self.sum(record);
         self.added.add(sum);

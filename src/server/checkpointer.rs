@@ -9,7 +9,7 @@
 use super::event::Event;
 use super::log_writer::LogJob;
 use super::peers::Peers;
-use super::runs::{to_location, to_record, to_revision, to_stored};
+use super::runs::{to_location, to_revision, to_stored};
 use super::shared::Shared;
 use super::state_check;
 use crate::apply::snapshot::Image;
@@ -371,12 +371,11 @@ impl Checkpointer {
             let mut places = Vec::new();
             let mut read = 0;
             more = false;
-            for stored in scan.by_ref() {
-                let stored = stored?;
-                read += stored.record.key.len() + stored.record.value.len();
-                let (record, place) = (to_record(stored.record), to_location(stored.place));
-                if !record.tombstone && place.len > 0 {
-                    places.push((record.revision, place));
+            while let Some((record, place)) = scan.next_view()? {
+                read += record.key.len() + record.value.len();
+                if !record.tombstone && place.length > 0 {
+                    let revision = Revision::new(record.main, record.sub);
+                    places.push((revision, to_location(place)));
                 }
                 if read >= CHUNK_BYTES {
                     more = true;

@@ -6,13 +6,13 @@ use super::damage::Damage;
 use crate::env::yield_now;
 use crate::error::{Error, Result};
 use crate::mvcc::record::{ColdValues, Location, Record, Swept, Value};
-use crate::mvcc::restore::{Restore, Restored};
+use crate::mvcc::restore::{Lent, Restore, Restored};
 use crate::mvcc::revision::Revision;
 use crate::mvcc::store::Store;
 use crate::storage::error::StorageError;
 use crate::storage::record as stored;
 use crate::storage::record::{RecordRevision, ValuePlace};
-use crate::storage::run::{Run, RunMeta, Stored};
+use crate::storage::run::{Run, RunMeta};
 use bytes::Bytes;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
@@ -200,12 +200,12 @@ pub async fn restore(
     let mut read = 0;
     for meta in runs {
         let run = table.get(meta.id).expect("the runs of a state are open");
-        for stored in run.scan() {
-            let Stored { record, place } = stored?;
+        let mut scan = run.scan();
+        while let Some((record, place)) = scan.next_view()? {
             read += record.key.len() + record.value.len();
             // An empty value takes no room, and a rewrite moves none: it stays in memory.
             let cold = is_cold && place.length > 0;
-            restore.push(to_record(record), cold.then(|| to_location(place)));
+            restore.take(to_lent(record), cold.then(|| to_location(place)));
             if read >= CHUNK_BYTES {
                 read = 0;
                 yield_now().await;
@@ -225,6 +225,19 @@ pub fn to_place(location: Location) -> ValuePlace {
 
 pub fn to_revision(revision: RecordRevision) -> Revision {
     Revision::new(revision.main, revision.sub)
+}
+
+/// A record of a run, as a store takes it back.
+fn to_lent(record: stored::RecordView) -> Lent {
+    Lent {
+        revision: Revision::new(record.main, record.sub),
+        tombstone: record.tombstone,
+        key: record.key,
+        create_revision: record.create_revision,
+        version: record.version,
+        lease: record.lease,
+        value: record.value,
+    }
 }
 
 /// A record of a run, as the store takes it.

@@ -24,6 +24,19 @@ pub struct Record {
     pub value: Bytes,
 }
 
+/// A record where it stands in a block.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RecordView<'a> {
+    pub main: i64,
+    pub sub: i64,
+    pub tombstone: bool,
+    pub key: &'a [u8],
+    pub create_revision: i64,
+    pub version: i64,
+    pub lease: i64,
+    pub value: &'a [u8],
+}
+
 /// Where a value stands; what it takes to read it back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ValuePlace {
@@ -73,6 +86,21 @@ impl Record {
     /// Reads the record at `start` of a block whose checksum was verified, sharing its memory.
     /// Returns it with where its value begins and where the next record does.
     pub fn decode(block: &Bytes, start: usize, before: i64) -> Option<(Record, usize, usize)> {
+        let (view, value_at, next) = RecordView::decode(block, start, before)?;
+        let RecordView { main, sub, tombstone, create_revision, version, lease, .. } = view;
+        let (key, value) = (block.slice_ref(view.key), block.slice_ref(view.value));
+        let record = Record { main, sub, tombstone, key, create_revision, version, lease, value };
+        Some((record, value_at, next))
+    }
+}
+
+impl<'a> RecordView<'a> {
+    /// Like `Record::decode`.
+    pub fn decode(
+        block: &'a [u8],
+        start: usize,
+        before: i64,
+    ) -> Option<(RecordView<'a>, usize, usize)> {
         let mut reader = Reader::new(&block[start..]);
         let flags = reader.u8()?;
         if flags & !TOMBSTONE != 0 {
@@ -89,11 +117,11 @@ impl Record {
             lease = signed(reader.varint()?);
             value_length = reader.length()?;
         }
-        let key = block.slice_ref(reader.slice(key_length)?);
+        let key = reader.slice(key_length)?;
         let value_at = start + reader.position();
-        let value = block.slice_ref(reader.slice(value_length)?);
+        let value = reader.slice(value_length)?;
         let next = start + reader.position();
-        let record = Record { main, sub, tombstone, key, create_revision, version, lease, value };
-        Some((record, value_at, next))
+        let view = RecordView { main, sub, tombstone, key, create_revision, version, lease, value };
+        Some((view, value_at, next))
     }
 }

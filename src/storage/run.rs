@@ -14,7 +14,7 @@
 
 use crate::env::disk::{Disk, File};
 use crate::storage::error::StorageError;
-use crate::storage::record::{Record, RecordRevision, ValuePlace};
+use crate::storage::record::{Record, RecordRevision, RecordView, ValuePlace};
 use crate::storage::varint::Reader;
 use bytes::{BufMut, Bytes, BytesMut};
 use std::path::{Path, PathBuf};
@@ -364,6 +364,10 @@ impl Run {
         Ok(bytes.freeze())
     }
 
+    fn place(&self, offset: u64, length: usize) -> ValuePlace {
+        ValuePlace { run: self.meta.id, offset, length: length as u32 }
+    }
+
     /// Reads a piece of the file as it is, for sending it to another member.
     pub fn raw(&self, offset: u64, length: usize) -> Result<Bytes, StorageError> {
         let left = usize::try_from(self.meta.bytes.saturating_sub(offset)).unwrap_or(usize::MAX);
@@ -397,33 +401,79 @@ pub struct Scan<'a> {
 }
 
 impl Scan<'_> {
+    /// The next record where it stands, for who keeps little of it. Ends at the first error.
+    pub fn next_view(&mut self) -> Result<Option<(RecordView<'_>, ValuePlace)>, StorageError> {
+        if !self.fill()? {
+            return Ok(None);
+        }
+        let decoded = RecordView::decode(&self.block, self.at, self.before);
+        let Some((view, value, next)) = decoded.filter(|_| self.left > 0) else {
+            let error = self.no_record();
+            (self.next_block, self.left) = (self.run.index.len(), 0);
+            self.at = self.block.len();
+            return Err(error);
+        };
+        let place = self.run.place(self.offset + value as u64, view.value.len());
+        (self.at, self.before) = (next, view.main);
+        self.left -= 1;
+        Ok(Some((view, place)))
+    }
+
     fn read(&mut self) -> Result<Option<Stored>, StorageError> {
-        while self.at == self.block.len() {
-            if self.left > 0 {
-                return Err(self.damaged("a block holds fewer records than the index says"));
-            }
-            let Some(entry) = self.run.index.get(self.next_block) else { return Ok(None) };
-            if self.ahead.is_empty() {
-                self.ahead = self.run.read_ahead(self.next_block)?;
-            }
-            let bytes = self.ahead.split_to((entry.end() - entry.offset) as usize);
-            self.block = self.run.verified(self.next_block, bytes)?;
-            self.offset = entry.offset + BLOCK_HEADER_BYTES as u64;
-            (self.at, self.before, self.left) = (0, 0, entry.records);
-            self.next_block += 1;
+        if !self.fill()? {
+            return Ok(None);
         }
         let decoded = Record::decode(&self.block, self.at, self.before);
         let Some((record, value, next)) = decoded.filter(|_| self.left > 0) else {
-            return Err(self.damaged("a block verifies and does not hold records"));
+            let error = self.no_record();
+            self.end();
+            return Err(error);
         };
-        let place = ValuePlace {
-            run: self.run.meta.id,
-            offset: self.offset + value as u64,
-            length: record.value.len() as u32,
-        };
+        let place = self.run.place(self.offset + value as u64, record.value.len());
         (self.at, self.before) = (next, record.main);
         self.left -= 1;
         Ok(Some(Stored { record, place }))
+    }
+
+    /// Sees to it that the next record stands in the block; false if there is none.
+    fn fill(&mut self) -> Result<bool, StorageError> {
+        while self.at == self.block.len() {
+            match self.next_block() {
+                Ok(true) => {}
+                Ok(false) => return Ok(false),
+                Err(error) => {
+                    self.end();
+                    return Err(error);
+                }
+            }
+        }
+        Ok(true)
+    }
+
+    fn next_block(&mut self) -> Result<bool, StorageError> {
+        if self.left > 0 {
+            return Err(self.damaged("a block holds fewer records than the index says"));
+        }
+        let Some(entry) = self.run.index.get(self.next_block) else { return Ok(false) };
+        if self.ahead.is_empty() {
+            self.ahead = self.run.read_ahead(self.next_block)?;
+        }
+        let bytes = self.ahead.split_to((entry.end() - entry.offset) as usize);
+        self.block = self.run.verified(self.next_block, bytes)?;
+        self.offset = entry.offset + BLOCK_HEADER_BYTES as u64;
+        (self.at, self.before, self.left) = (0, 0, entry.records);
+        self.next_block += 1;
+        Ok(true)
+    }
+
+    /// Nothing comes behind an error.
+    fn end(&mut self) {
+        (self.next_block, self.left) = (self.run.index.len(), 0);
+        self.at = self.block.len();
+    }
+
+    fn no_record(&self) -> StorageError {
+        self.damaged("a block verifies and does not hold records")
     }
 
     fn damaged(&self, what: &str) -> StorageError {
@@ -435,11 +485,6 @@ impl Iterator for Scan<'_> {
     type Item = Result<Stored, StorageError>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        let item = self.read().transpose();
-        if let Some(Err(_)) = &item {
-            (self.next_block, self.left) = (self.run.index.len(), 0);
-            self.at = self.block.len();
-        }
-        item
+        self.read().transpose()
     }
 }

@@ -86,8 +86,8 @@ impl RunReceiver {
 /// Reads all of a run, for scrubbing it or before trusting it.
 pub async fn verify_run(run: &Run) -> Result<(), StorageError> {
     let mut read = 0;
-    for stored in run.scan() {
-        let record = stored?.record;
+    let mut scan = run.scan();
+    while let Some((record, _)) = scan.next_view()? {
         read += record.key.len() + record.value.len();
         if read >= CHUNK_BYTES {
             read = 0;

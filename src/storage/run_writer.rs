@@ -322,6 +322,21 @@ mod tests {
             assert_eq!(run.value(*place).expect("it is whole"), *value);
             assert_eq!(*place, scanned);
         }
+        let mut scan = run.scan();
+        for (record, (_, place)) in written.iter().zip(&places) {
+            let (view, at) = scan.next_view().expect("it is whole").expect("one more record");
+            assert_eq!(
+                (view.main, view.sub, view.tombstone),
+                (record.main, record.sub, record.tombstone)
+            );
+            assert_eq!((view.key, view.value), (&record.key[..], &record.value[..]));
+            assert_eq!(
+                (view.create_revision, view.version, view.lease),
+                (record.create_revision, record.version, record.lease)
+            );
+            assert_eq!(at, *place);
+        }
+        assert_eq!(scan.next_view().expect("it is whole"), None);
     }
 
     #[test]

@@ -161,3 +161,56 @@ proptest! {
         prop_assert_eq!(run.index.get(&run.keys, b"absent"), None);
     }
 }
+
+#[test]
+fn keys_that_ascend_are_told_apart_by_their_heads() {
+    let (mut keys, mut index) = (Keys::default(), Index::default());
+    for number in 0..300 {
+        let mark = Mark { main: 2, sub: 0, tombstone: false };
+        let id = keys.add(Bytes::from(format!("/registry/pods/{number:05}")), mark);
+        index.insert(&keys, id, true);
+    }
+    index.check(&keys);
+    let shared = index.leaves.iter().map(|leaf| leaf.prefix()).min();
+    assert!(shared >= Some("/registry/pods/00".len()), "{shared:?}");
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig {
+        cases: 64, failure_persistence: None, ..ProptestConfig::default()
+    })]
+    #[test]
+    fn a_finger_finds_and_adds_what_a_descent_would(
+        stretches in prop::collection::vec((0_u32..900, 1_u32..150, any::<bool>()), 1..30),
+    ) {
+        let (mut keys, mut index) = (Keys::default(), Index::default());
+        let mut finger = finger::Finger::default();
+        for (from, count, live) in stretches {
+            for number in from..from + count {
+                let key = key(number);
+                let found = index.get(&keys, &key);
+                match index.find_near(&mut finger, &keys, &key) {
+                    Ok(id) => {
+                        prop_assert_eq!(found, Some(id));
+                        if number.is_multiple_of(7) {
+                            let was = index.live();
+                            let lives = index.live_within(&keys, (
+                                Bound::Included(&key[..]), Bound::Included(&key[..]),
+                            )) == 1;
+                            index.set_live(&keys, id, !lives);
+                            prop_assert_eq!(index.live() > was, !lives);
+                        }
+                    }
+                    Err(place) => {
+                        prop_assert_eq!(found, None);
+                        let mark = Mark { main: 2, sub: 0, tombstone: !live };
+                        let id = keys.add(key.clone(), mark);
+                        index.insert_near(&mut finger, &keys, place, (id, live));
+                        prop_assert_eq!(index.get(&keys, &key), Some(id));
+                    }
+                }
+            }
+            index.check(&keys);
+        }
+    }
+}
