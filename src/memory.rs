@@ -80,3 +80,31 @@ pub async fn give_back_freed(clock: Arc<dyn Clock>) {
         unsafe { mi_collect(false) };
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_block_is_aligned_as_it_was_asked_for() {
+        for size in (1..300).chain([4_080, 20_480, 65_472, 1 << 20]) {
+            for align in [1, 2, 4, 8, 16, 32, 64, 4_096] {
+                let layout = Layout::from_size_align(size, align).expect("a power of two");
+                // SAFETY: the size is not 0, and the block is given back under its own layout.
+                unsafe {
+                    let block = Allocator.alloc(layout);
+                    let grown = Allocator.realloc(block, layout, size + 24);
+                    let zeroed = Allocator.alloc_zeroed(layout);
+                    assert_eq!(
+                        (grown as usize % align, zeroed as usize % align),
+                        (0, 0),
+                        "{layout:?}"
+                    );
+                    Allocator.dealloc(zeroed, layout);
+                    let layout = Layout::from_size_align(size + 24, align).expect("not too long");
+                    Allocator.dealloc(grown, layout);
+                }
+            }
+        }
+    }
+}

@@ -159,7 +159,10 @@ pub fn record_key(revision: Revision, tombstone: bool) -> ([u8; 18], usize) {
 
 /// What stands before the value of a record in the bucket `key`: a `KeyValue` up to there.
 pub fn put_record_head(record: &RecordRef, out: &mut Vec<u8>) {
-    prost::encoding::bytes::encode(1, record.key, out);
+    // As `encoding::bytes::encode` does, without a clone.
+    prost::encoding::encode_key(1, WireType::LengthDelimited, out);
+    prost::encoding::encode_varint(record.key.len() as u64, out);
+    out.extend_from_slice(record.key);
     for (tag, number) in
         [(2, record.create_revision), (3, mod_revision(record)), (4, record.version)]
     {

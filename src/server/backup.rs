@@ -17,7 +17,7 @@ use crate::error::{Error, Result};
 use crate::mvcc::record::{RecordRef, Value};
 use crate::mvcc::revision::{Revision, stored_key};
 use crate::storage::bbolt::writer::{Payload, Plan, Writer};
-use crate::storage::run::Run;
+use crate::storage::run::{Near, Run};
 use bytes::Bytes;
 use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
@@ -175,21 +175,16 @@ struct Chunk {
 }
 
 impl Chunk {
-    fn values(&self, last: &mut Option<(u64, usize, Bytes)>) -> Result<Vec<Bytes>> {
-        self.items.iter().map(|item| self.value(item, last)).collect()
+    fn values(&self, near: &mut Near) -> Result<Vec<Bytes>> {
+        self.items.iter().map(|item| self.value(item, near)).collect()
     }
 
-    fn value(&self, item: &Item, last: &mut Option<(u64, usize, Bytes)>) -> Result<Bytes> {
+    fn value(&self, item: &Item, near: &mut Near) -> Result<Bytes> {
         let location = match &item.value {
             Value::Resident(value) => return Ok(value.clone()),
             Value::Cold(location) => *location,
         };
-        let mut block = match last.take() {
-            Some((run, number, bytes)) if run == location.run => Some((number, bytes)),
-            _ => None,
-        };
-        let value = self.runs[&location.run].value_near(to_place(location), &mut block);
-        *last = block.map(|(number, bytes)| (location.run, number, bytes));
+        let value = self.runs[&location.run].value_near(to_place(location), near);
         value.map_err(|error| {
             tracing::debug!(%error, "a value cannot be read");
             self.shared.runs.damage.report(location.run);
@@ -215,12 +210,12 @@ struct Walk<'a> {
     moment: &'a Moment,
     from: Revision,
     last_main: i64,
-    block: Option<(u64, usize, Bytes)>,
+    near: Near,
 }
 
 impl<'a> Walk<'a> {
     fn new(moment: &'a Moment) -> Walk<'a> {
-        Walk { moment, from: Revision::default(), last_main: 0, block: None }
+        Walk { moment, from: Revision::default(), last_main: 0, near: Near::default() }
     }
 
     /// Offers the next chunk of items of the bucket `key`, their values in parts; false at the end.
@@ -237,7 +232,7 @@ impl<'a> Walk<'a> {
         loop {
             let round = shared.runs.damage.round();
             let chunk = self.moment.chunk(self.from)?;
-            match chunk.values(&mut self.block) {
+            match chunk.values(&mut self.near) {
                 Ok(values) => return Ok((chunk, values)),
                 Err(Error::Unreadable) if shared.env.clock.now() < until => {
                     shared.repaired_since(round, until).await;

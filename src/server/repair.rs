@@ -24,7 +24,7 @@ use crate::mvcc::revision::Revision;
 use crate::pb::raftpb::{FetchValuesRequest, FetchedValue, RecordRevision};
 use crate::raft::message::NodeId;
 use crate::storage::error::StorageError;
-use crate::storage::run::{self, Run, RunMeta};
+use crate::storage::run::{self, Near, Run, RunMeta};
 use crate::storage::run_writer::RunWriter;
 use bytes::Bytes;
 use std::sync::Arc;
@@ -141,7 +141,7 @@ async fn unreadable(shared: &Arc<Shared>, run: &Run) -> (Vec<Wanted>, Option<Sto
     let mut from = Revision::new(first.main, first.sub);
     let mut wanted = Vec::new();
     let mut why = None;
-    let mut block = None;
+    let mut near = Near::default();
     loop {
         let chunk =
             shared.state().store.records_at(from, last.main, NOTHING_COMPACTED, CHUNK_RECORDS);
@@ -150,7 +150,7 @@ async fn unreadable(shared: &Arc<Shared>, run: &Run) -> (Vec<Wanted>, Option<Sto
         for record in &chunk {
             if let Value::Cold(location) = record.value
                 && location.run == id
-                && let Err(error) = run.value_near(to_place(location), &mut block)
+                && let Err(error) = run.value_near(to_place(location), &mut near)
             {
                 wanted.push(Wanted { revision: record.revision, gone: 0 });
                 why.get_or_insert(error);
@@ -267,7 +267,7 @@ impl Checkpointer {
         let id = self.next_run();
         let mut writer = RunWriter::new(self.disk(), &self.dir, id)?;
         let mut from = Revision::default();
-        let mut block = None;
+        let mut near = Near::default();
         // What is swept meanwhile would be missing from the new run while a reader asks for it.
         let pin = {
             let _state = self.shared.state();
@@ -281,7 +281,7 @@ impl Checkpointer {
             let Some(last) = records.last() else { break };
             from = Revision::new(last.revision.main, last.revision.sub + 1);
             for record in records {
-                let value = self.value(&record, &mut block)?;
+                let value = self.value(&record, &mut near)?;
                 writer.push(&to_stored(record, value)).await?;
             }
             yield_now().await;
@@ -298,22 +298,12 @@ impl Checkpointer {
         Ok(())
     }
 
-    fn value(
-        &self,
-        record: &Record,
-        block: &mut Option<(u64, usize, Bytes)>,
-    ) -> Result<Bytes, StorageError> {
+    fn value(&self, record: &Record, near: &mut Near) -> Result<Bytes, StorageError> {
         let location = match &record.value {
             Value::Resident(value) => return Ok(value.clone()),
             Value::Cold(location) => *location,
         };
         let run = self.shared.runs.get(location.run).expect("a cold value stands in an open run");
-        let mut near = match block.take() {
-            Some((run, number, bytes)) if run == location.run => Some((number, bytes)),
-            _ => None,
-        };
-        let value = run.value_near(to_place(location), &mut near);
-        *block = near.map(|(number, bytes)| (location.run, number, bytes));
-        value
+        run.value_near(to_place(location), near)
     }
 }

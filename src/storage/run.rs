@@ -60,7 +60,12 @@ pub struct BlockEntry {
 impl BlockEntry {
     /// Where the next block begins.
     fn end(&self) -> u64 {
-        self.offset + BLOCK_HEADER_BYTES as u64 + u64::from(self.length)
+        self.offset + self.length() as u64
+    }
+
+    /// With the block's header.
+    fn length(&self) -> usize {
+        BLOCK_HEADER_BYTES + self.length as usize
     }
 }
 
@@ -238,23 +243,35 @@ impl Run {
 
     /// Reads back a value that this run holds, verifying the block around it.
     pub fn value(&self, place: ValuePlace) -> Result<Bytes, StorageError> {
-        self.value_near(place, &mut None)
+        self.value_near(place, &mut Near::default())
     }
 
-    /// Like `value`, for values in order: keeps the block in `last` and reads it only once.
-    pub fn value_near(
-        &self,
-        place: ValuePlace,
-        last: &mut Option<(usize, Bytes)>,
-    ) -> Result<Bytes, StorageError> {
-        self.value_by(place, |number| {
-            let records = match last.take() {
-                Some((kept, records)) if kept == number => records,
-                _ => self.block(number)?,
-            };
-            *last = Some((number, records.clone()));
-            Ok(records)
-        })
+    /// Like `value`, for values in order: reads a block only once, and those behind it with it.
+    pub fn value_near(&self, place: ValuePlace, near: &mut Near) -> Result<Bytes, StorageError> {
+        self.value_by(place, |number| self.block_near(number, near))
+    }
+
+    fn block_near(&self, number: usize, near: &mut Near) -> Result<Bytes, StorageError> {
+        let Near { run, number: last, records, mut ahead } = std::mem::take(near);
+        let is_near = run == self.meta.id && records.is_some();
+        let records = match records {
+            Some(records) if is_near && last == number => records,
+            _ if is_near && last + 1 == number => {
+                if ahead.is_empty() {
+                    // What can't be read with others may well be readable alone.
+                    ahead = self.read_ahead(number).unwrap_or_default();
+                }
+                let block = ahead.split_to(ahead.len().min(self.index[number].length()));
+                if block.is_empty() { self.block(number)? } else { self.verified(number, block)? }
+            }
+            _ => {
+                ahead = Bytes::new();
+                self.block(number)?
+            }
+        };
+        let run = self.meta.id;
+        *near = Near { run, number, records: Some(records.clone()), ahead };
+        Ok(records)
     }
 
     /// Like `value`, where `block` gives the records of the block of this number.
@@ -378,6 +395,17 @@ impl Run {
     }
 }
 
+/// The block that a value was read from last, and what was read with it.
+#[derive(Default)]
+pub struct Near {
+    run: u64,
+    number: usize,
+    /// Nothing before the first value, and after an error.
+    records: Option<Bytes>,
+    /// Whole blocks from the next one on; not verified yet.
+    ahead: Bytes,
+}
+
 /// A record as it stands in a run.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Stored {
@@ -458,7 +486,7 @@ impl Scan<'_> {
         if self.ahead.is_empty() {
             self.ahead = self.run.read_ahead(self.next_block)?;
         }
-        let bytes = self.ahead.split_to((entry.end() - entry.offset) as usize);
+        let bytes = self.ahead.split_to(entry.length());
         self.block = self.run.verified(self.next_block, bytes)?;
         self.offset = entry.offset + BLOCK_HEADER_BYTES as u64;
         (self.at, self.before, self.left) = (0, 0, entry.records);

@@ -266,6 +266,7 @@ mod tests {
     use super::*;
     use crate::env::clock::ManualClock;
     use crate::env::mem_disk::MemDisk;
+    use crate::storage::run::{Near, file_name};
     use crate::storage::run_receiver::verify_run;
     use bytes::Bytes;
     use futures::executor::block_on;
@@ -337,6 +338,36 @@ mod tests {
             assert_eq!(at, *place);
         }
         assert_eq!(scan.next_view().expect("it is whole"), None);
+    }
+
+    #[test]
+    fn of_values_that_are_read_in_order_a_damaged_block_costs_its_own() {
+        let (_, disk) = disk();
+        let written = records(1..3000, 300);
+        let run = write_run(&disk, dir(), 4, written.iter().cloned(), |_, _| {});
+        block_on(run).expect("in memory").expect("there are records");
+        let run = Run::open(&*disk, dir(), 4).expect("it was written");
+        let places: Vec<ValuePlace> =
+            run.scan().map(|stored| stored.expect("it is whole").place).collect();
+        let file = disk.open(&dir().join(file_name(4))).expect("it was written");
+        let rotten = places[1500];
+        let mut byte = [0];
+        file.read_at(rotten.offset, &mut byte).expect("in memory");
+        file.write_at(rotten.offset, &[byte[0] ^ 1]).expect("in memory");
+        let (mut near, mut unread) = (Near::default(), 0);
+        for (place, record) in places.iter().zip(&written) {
+            let alone = run.value(*place).ok();
+            assert_eq!(run.value_near(*place, &mut near).ok(), alone);
+            match alone {
+                Some(value) => assert_eq!(value, record.value),
+                None => unread += 1,
+            }
+        }
+        assert!((1..100).contains(&unread), "{unread} values");
+        // Also in no order at all.
+        for place in places.iter().step_by(7).rev() {
+            assert_eq!(run.value_near(*place, &mut near).ok(), run.value(*place).ok());
+        }
     }
 
     #[test]
