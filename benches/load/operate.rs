@@ -168,35 +168,48 @@ async fn load(
     Ok(report)
 }
 
-/// Puts of one client at a fixed rate for as long as `work` takes (at least some seconds).
+/// Puts of one client at a fixed rate for as long as `work` takes (at least some seconds). They
+/// have a thread of their own: what a backup's reader decodes must not count as time of the puts.
 async fn puts_beside<T>(
     url: &str,
     keys: u64,
     work: impl Future<Output = T>,
 ) -> Result<(Report, T), String> {
-    let channel = open(url).await?;
     let (stop, stopped) = tokio::sync::watch::channel(false);
-    let writer = tokio::spawn(async move {
-        let (mut client, mut sample) = (kv(&channel), Sample::default());
-        let (tickets, begin) = (Tickets::new(u64::MAX, RATE), Instant::now());
-        while !*stopped.borrow() || begin.elapsed() < Duration::from_secs(5) {
-            let (number, due) = tickets.take().await.expect("numbers do not run out");
-            let key = key(number * 7919 % keys);
-            let put = pb::PutRequest { key, value: value(256), ..Default::default() };
-            match client.put(put).await {
-                Ok(_) => sample.success(due.elapsed()),
-                Err(status) => sample.failure(&status),
-            }
-        }
-        (sample, begin.elapsed())
+    let thread = std::thread::Builder::new().name("puts".to_string());
+    let url = url.to_string();
+    let writer = thread.spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        runtime.map_err(text)?.block_on(put_at_the_rate(&url, keys, stopped))
     });
+    let writer = writer.map_err(text)?;
     tokio::time::sleep(Duration::from_millis(500)).await;
     let result = work.await;
     stop.send(true).map_err(text)?;
-    let (sample, elapsed) = writer.await.map_err(text)?;
+    let (sample, elapsed) = writer.join().expect("the writer does not panic")?;
     let report = Report::new("beside".to_string(), sample, elapsed);
     println!("  {report}");
     Ok((report, result))
+}
+
+async fn put_at_the_rate(
+    url: &str,
+    keys: u64,
+    stopped: tokio::sync::watch::Receiver<bool>,
+) -> Result<(Sample, Duration), String> {
+    let channel = open(url).await?;
+    let (mut client, mut sample) = (kv(&channel), Sample::default());
+    let (tickets, begin) = (Tickets::new(u64::MAX, RATE), Instant::now());
+    while !*stopped.borrow() || begin.elapsed() < Duration::from_secs(5) {
+        let (number, due) = tickets.take().await.expect("numbers do not run out");
+        let key = key(number * 7919 % keys);
+        let put = pb::PutRequest { key, value: value(256), ..Default::default() };
+        match client.put(put).await {
+            Ok(_) => sample.success(due.elapsed()),
+            Err(status) => sample.failure(&status),
+        }
+    }
+    Ok((sample, begin.elapsed()))
 }
 
 /// Pulls a whole backup and throws it away.
