@@ -75,8 +75,7 @@ pub async fn heal(cluster: &Cluster) -> Healing {
     healing.healed_at = cluster.book().now();
     healing.leader_at = Some(healing.healed_at);
     if !options.quotas.is_empty() {
-        operator::make_room(cluster, &core, cluster.book().now() + healing.limit).await;
-        healing.leader_at = Some(cluster.book().now());
+        make_room(cluster, &core, &mut healing).await;
     }
     healing.core = probe_all(cluster, &core, healing.limit).await;
     wait_for_leases(cluster, step).await;
@@ -283,6 +282,21 @@ async fn wait_for_room(cluster: &Cluster, core: &[usize], step: Duration) {
     let patience = u64::try_from(bounds::request_timeout(cluster.plan()).as_nanos());
     let until = cluster.book().now() + patience.expect("a short time");
     wait_until(cluster, until, step, || core.iter().all(has_room)).await;
+}
+
+/// Makes room below the quotas. What a member said about its alarm may have been lost with a
+/// leader, and it waits for that as long as any request does before it says so again.
+async fn make_room(cluster: &Cluster, core: &[usize], healing: &mut Healing) {
+    let patience = u64::try_from(bounds::request_timeout(cluster.plan()).as_nanos());
+    let patience = patience.expect("a short time");
+    let until = healing.healed_at + healing.limit + patience;
+    operator::make_room(cluster, core, until).await;
+    let now = cluster.book().now();
+    // What is demanded of the members begins here, unless there was no room to be made.
+    healing.leader_at = Some(now);
+    if now <= until {
+        healing.healed_at = now;
+    }
 }
 
 /// Waits until every lease has ended, as each must once nobody renews it.

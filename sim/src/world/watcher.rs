@@ -234,6 +234,7 @@ impl Life {
     /// Opens one stream and listens until it ends.
     async fn stream(&mut self, kind: Kind, began_at_end: bool, chance: &mut Stream) -> End {
         let book = self.cluster.book().clone();
+        let boot = self.cluster.boots(self.member);
         let opened = Source::open(kind, &self.cluster, self.member).await;
         let Some(mut source) = opened else { return End::Broken };
         let main = self.create_all(&source, chance);
@@ -245,6 +246,10 @@ impl Life {
             }
             if ending.over {
                 return End::Finished;
+            }
+            // A handle outlives the process that it is of, as no connection does.
+            if kind == Kind::Slow && !self.is_in_boot(boot) {
+                return End::Broken;
             }
             let has_arrived = |w: &Watched| w.seen() >= ending.owed;
             if began_at_end && ending.owed > 0 && self.watched.as_ref().is_some_and(has_arrived) {
@@ -267,6 +272,12 @@ impl Life {
                 return end;
             }
         }
+    }
+
+    /// Whether the process of its member is still the one of that boot.
+    fn is_in_boot(&self, boot: u64) -> bool {
+        let (cluster, member) = (&self.cluster, self.member);
+        cluster.boots(member) == boot && cluster.server(member).is_some()
     }
 
     /// Creates the watcher, and sometimes another one before or behind it; says which id it gets.
