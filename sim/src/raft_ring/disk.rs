@@ -155,8 +155,16 @@ impl Disk {
         self.image.manifest = manifest;
     }
 
-    /// Releases the durable log up to `index`, which the manifest covers.
+    /// Releases the durable log up to `index`, which the manifest covers. The log does so behind
+    /// the writes that it was given before: while one of them begins no later, nothing is released.
     pub fn release(&mut self, index: Index) {
+        let begins = |write: &Write| match write.restart {
+            Some((base, _)) => Some(base),
+            None => write.entries.first().map(|entry| entry.index),
+        };
+        if self.waiting.iter().filter_map(begins).any(|first| first <= index) {
+            return;
+        }
         let image = &mut self.image;
         let Some(term) = image.term(index) else { return };
         if index > image.base && index <= image.manifest.index {
@@ -164,5 +172,28 @@ impl Disk {
             image.base = index;
             image.base_term = term;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use detcd::raft::message::EntryKind;
+
+    #[test]
+    fn the_log_is_not_released_past_a_write_that_waits() {
+        let entry =
+            |index| Entry { term: 1, index, kind: EntryKind::Normal, data: bytes::Bytes::new() };
+        let mut disk = Disk::default();
+        disk.put(Write { entries: (1..=7).map(entry).collect(), ..Write::default() });
+        disk.sync(1);
+        disk.put(Write { entries: vec![entry(5)], ..Write::default() });
+        disk.put_manifest(Manifest { index: 9, term: 2, ..Manifest::default() });
+        disk.release(7);
+        assert_eq!(disk.image.base, 0);
+        disk.release(4);
+        assert_eq!(disk.image.base, 4);
+        disk.sync(1);
+        assert_eq!((disk.image.base, disk.image.entries.len()), (4, 1));
     }
 }
