@@ -233,6 +233,12 @@ impl RaftCore {
     /// brings the log in line with it.
     pub fn install_snapshot(&mut self, index: Index, term: Term, conf_state: ConfState) {
         let state = &mut self.state;
+        // Whoever sent it may have gone on to a later term since it offered it. That term was seen
+        // here then, as with a message (Raft paper, section 5.1): nobody leads with a log that ends
+        // in a term after its own.
+        if term > state.term {
+            state.become_follower(term, 0);
+        }
         state.log.install(index, term);
         state.installing = false;
         state.conf = conf_state;
@@ -436,28 +442,47 @@ mod tests {
         )
     }
 
+    fn one_of_three() -> RaftCore {
+        let config = Config {
+            id: 1,
+            election_ticks: 5,
+            heartbeat_ticks: 1,
+            max_append_bytes: 30,
+            max_inflight_messages: 2,
+            max_inflight_bytes: 100,
+            pre_vote: false,
+            initial_tick_advance: false,
+            check_quorum: false,
+            seed: 1,
+            max_uncommitted_bytes: 100,
+            max_ready_bytes: 50,
+        };
+        let conf_state = ConfState { voters: [1, 2, 3].into(), learners: [].into() };
+        RaftCore::new(config, Recovered { conf_state, ..Recovered::default() })
+    }
+
+    #[test]
+    fn a_snapshot_of_a_later_term_brings_its_term_along() {
+        let mut core = one_of_three();
+        core.campaign();
+        assert_eq!((core.term(), core.role()), (1, RoleKind::Candidate));
+        assert!(core.prepare_install(9));
+        core.install_snapshot(9, 3, core.conf_state().clone());
+        // A vote of the first term that comes now makes nobody a leader.
+        let payload = Payload::VoteResponse { granted: true };
+        core.step(Message { from: 2, to: 1, term: 1, payload });
+        assert_eq!((core.term(), core.role()), (3, RoleKind::Follower));
+        let written = core.ready().write.and_then(|write| write.hard_state);
+        assert_eq!(written, Some(HardState { term: 3, vote: 0, commit: 9 }));
+    }
+
     proptest! {
         /// Whatever a peer sends, the core neither panics nor breaks its word on the disk.
         #[test]
         fn no_message_causes_a_panic(
             inputs in prop::collection::vec((1u64..4, small(), any_payload(), 0..6), 1..80),
         ) {
-            let config = Config {
-                id: 1,
-                election_ticks: 5,
-                heartbeat_ticks: 1,
-                max_append_bytes: 30,
-                max_inflight_messages: 2,
-                max_inflight_bytes: 100,
-                pre_vote: false,
-                initial_tick_advance: false,
-                check_quorum: false,
-                seed: 1,
-                max_uncommitted_bytes: 100,
-                max_ready_bytes: 50,
-            };
-            let conf_state = ConfState { voters: [1, 2, 3].into(), learners: [].into() };
-            let mut core = RaftCore::new(config, Recovered { conf_state, ..Recovered::default() });
+            let mut core = one_of_three();
             for (from, term, payload, also) in inputs {
                 match also {
                     0 => core.tick(),
