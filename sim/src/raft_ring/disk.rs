@@ -125,7 +125,8 @@ impl Disk {
     }
 
     /// Stores the first `parts` parts of a write: its hard state counts as one, each entry as
-    /// one. Which of the two comes first is the driver's choice.
+    /// one. Which of the two comes first is the driver's choice, but for the commit index, which
+    /// may not outlive an entry that it names.
     fn store(image: &mut Image, write: Write, mut parts: usize, entries_first: bool) {
         if let Some((index, term)) = write.restart {
             if parts == 0 {
@@ -133,9 +134,11 @@ impl Disk {
             }
             image.restart_log(index, term);
         }
-        if !entries_first && parts > 0 {
+        let hard = write.hard_state.unwrap_or(image.hard);
+        let hard_first = !entries_first && parts > 0;
+        if hard_first {
             parts -= 1;
-            image.hard = write.hard_state.unwrap_or(image.hard);
+            image.hard = HardState { commit: image.hard.commit, ..hard };
         }
         for entry in write.entries {
             if parts == 0 {
@@ -144,8 +147,8 @@ impl Disk {
             parts -= 1;
             image.append(entry);
         }
-        if entries_first && parts > 0 {
-            image.hard = write.hard_state.unwrap_or(image.hard);
+        if hard_first || (entries_first && parts > 0) {
+            image.hard = hard;
         }
     }
 
