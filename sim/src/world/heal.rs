@@ -292,7 +292,7 @@ async fn make_room(cluster: &Cluster, core: &[usize], healing: &mut Healing) {
     let until = healing.healed_at + healing.limit + patience;
     operator::make_room(cluster, core, until).await;
     let now = cluster.book().now();
-    // What is demanded of the members begins here, unless there was no room to be made.
+    // What is demanded of the members begins here. Where no room could be made, that is too late.
     healing.leader_at = Some(now);
     if now <= until {
         healing.healed_at = now;
