@@ -266,6 +266,16 @@ impl Checker {
         Ok(())
     }
 
+    /// A state of `term` has taken the place of a member's own: a log that ends in a later term than
+    /// its owner's would make two logs of one term if that member were elected.
+    pub fn installed(&self, core: &RaftCore, term: Term) -> Result<(), String> {
+        if term > core.term() {
+            let (id, own) = (core.id(), core.term());
+            return Err(format!("LogMatching: {id} is in {own}, and has a state of {term}"));
+        }
+        Ok(())
+    }
+
     /// A message leaves a member; what it promises can't be taken back.
     pub fn leaves(&mut self, message: &Message) -> Result<(), String> {
         let Message { from, to, term, ref payload } = *message;

@@ -305,6 +305,9 @@ impl Ring {
         let member = self.members.get_mut(&id).expect("a member of the ring");
         if let Some((from, installed)) = member.step_install(&mut self.dice) {
             self.stats.installs += u64::from(installed);
+            if let (true, Some(core)) = (installed, &member.core) {
+                self.checker.installed(core, member.machine.term)?;
+            }
             self.reports.push((from, id, true));
         }
         self.after(id)
