@@ -20,6 +20,8 @@ pub mod incident;
 pub mod marks;
 /// A sequential model of the key-value service.
 pub mod model;
+/// Moments of a run.
+pub mod moment;
 /// The bench that puts known bugs back.
 pub mod mutants;
 /// Which faults a plan holds.

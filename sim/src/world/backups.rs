@@ -4,8 +4,8 @@
 use super::BACKUP_NODES;
 use super::client::Caller;
 use super::cluster::Cluster;
-use crate::checker::backup::Backup;
 use crate::checker::{Guarantee, Violation};
+use crate::history::backups::Backup;
 use crate::model::{Put, Request};
 use crate::random::Stream;
 use crate::timer;

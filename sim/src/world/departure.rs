@@ -4,7 +4,7 @@
 use super::cluster::Cluster;
 use super::heal::wait_for_leader;
 use crate::checker::leadership::Found;
-use crate::history::Nanos;
+use crate::moment::Nanos;
 use crate::options::Mode;
 use crate::plan::Fault;
 use std::time::Duration;

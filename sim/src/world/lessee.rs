@@ -5,7 +5,7 @@ use super::LESSEE_NODES;
 use super::book::SharedBook;
 use super::client::{Caller, client_address};
 use super::cluster::Cluster;
-use crate::checker::lease::{Ask, LeaseCall, Told};
+use crate::history::leases::{Ask, LeaseCall, Told};
 use crate::history::{Outcome, Refusal};
 use crate::model::{Put, Request, Txn};
 use crate::random::Stream;

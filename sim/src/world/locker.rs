@@ -7,12 +7,14 @@ use super::book::SharedBook;
 use super::client::{Caller, client_address};
 use super::cluster::Cluster;
 use super::lessee::LeaseCaller;
-use crate::checker::lease::Told;
-use crate::checker::lock::{COUNTER, Observed, Turn, count, counted};
-use crate::history::{Nanos, Operation, Outcome};
+use crate::checker::lock::{COUNTER, count, counted};
+use crate::history::leases::Told;
+use crate::history::queues::{Observed, Turn};
+use crate::history::{Operation, Outcome};
 use crate::model::{
     Answer, Compare, Delete, KeyValue, Operand, Put, Range, Relation, Request, Span, Txn,
 };
+use crate::moment::Nanos;
 use crate::random::Stream;
 use crate::timer;
 use crate::wire;

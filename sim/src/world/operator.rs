@@ -4,8 +4,9 @@
 use super::book::SharedBook;
 use super::client::{Caller, client_address};
 use super::cluster::{Cluster, id_of};
-use crate::history::{Nanos, Outcome};
+use crate::history::Outcome;
 use crate::model::{Delete, Request, Span};
+use crate::moment::Nanos;
 use crate::plan::Plan;
 use crate::random::Stream;
 use crate::timer;

@@ -7,9 +7,10 @@
 use super::WATCHER_NODES;
 use super::client::{Caller, client_address};
 use super::cluster::Cluster;
-use crate::checker::watch::{Delivery, Filter, Stream as Watched, WatchEvent};
-use crate::history::{Nanos, Outcome};
-use crate::model::{Range, Request, Span};
+use crate::history::Outcome;
+use crate::history::streams::{Delivery, Filter, Stream as Watched};
+use crate::model::{Range, Request, Span, WatchEvent};
+use crate::moment::Nanos;
 use crate::random::Stream;
 use crate::timer;
 use crate::wire;

@@ -3,11 +3,12 @@
 
 use super::{Book, Election, MemberView, SharedBook, seats};
 use crate::checker::leadership::Elected;
-use crate::checker::lease::{LeaseEnd, LeaseGrant};
 use crate::checker::raft::{Configuration, Fact, Seats};
 use crate::disk::SimDisk;
-use crate::history::{Nanos, Operation, Outcome};
+use crate::history::leases::{LeaseEnd, LeaseGrant};
+use crate::history::{Operation, Outcome};
 use crate::model::Request;
+use crate::moment::Nanos;
 use crate::timeline::record::What;
 use crate::world::{platters, transfer};
 use detcd::env::recorder::{Event, Recorder, RoleName, Standing};
