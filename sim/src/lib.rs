@@ -10,6 +10,8 @@ pub mod checker;
 pub mod clock;
 /// The disk of one simulated node.
 pub mod disk;
+/// What the nemesis can do.
+pub mod fault;
 /// Histories as JSON, for another judge.
 pub mod histories;
 /// What the clients saw.

@@ -4,8 +4,8 @@
 use super::BURST_NODES;
 use super::client::Caller;
 use super::cluster::Cluster;
+use crate::fault::Fault;
 use crate::history::Outcome;
-use crate::plan::Fault;
 use crate::workload::Generator;
 use std::time::Duration;
 

@@ -2,8 +2,8 @@
 
 use super::cluster::Cluster;
 use super::heal::wait_for_leader;
+use crate::fault::Fault;
 use crate::options::Mode;
-use crate::plan::Fault;
 use std::time::Duration;
 
 /// How often it is asked for; a leader may change for other reasons meanwhile.

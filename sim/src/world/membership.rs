@@ -7,7 +7,7 @@
 use super::book::SharedBook;
 use super::client::client_address;
 use super::cluster::{Cluster, Stop};
-use crate::plan::{Action, Fault};
+use crate::fault::{Action, Fault};
 use crate::random::Stream;
 use crate::timer;
 use detcd::pb::etcdserverpb::cluster_client::ClusterClient;
