@@ -3,9 +3,9 @@
 
 mod reports;
 
+use super::ending::Ending;
 use super::operation_marks;
 use super::short::{Short, ShortOutcome};
-use super::watcher::Ending;
 use crate::checker::containment::{self, Damage};
 use crate::checker::leadership::{Ailing, Elected};
 use crate::checker::lease::Closing;

@@ -1,8 +1,8 @@
 //! The members: nodes of the simulated runtime that run the shipped server, and everything that
 //! can be done to them and to the links between them.
 
+use super::addresses::{client_address, peer_address, peer_url};
 use super::book::{Book, SharedBook};
-use super::client::client_address;
 use super::resets::{Breaks, Resettable};
 use crate::clock::{SimClock, TRUE_RATE};
 use crate::disk::SimDisk;
@@ -24,7 +24,6 @@ use madsim::net::NetSim;
 use madsim::runtime::Handle;
 use madsim::task::NodeId;
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
@@ -37,15 +36,6 @@ pub const DATA_DIR: &str = "/data";
 const WAL_DIR: &str = "/log";
 /// What every wall clock shows when a run begins.
 const EPOCH: Duration = Duration::from_secs(1_700_000_000);
-
-/// Where a member listens for its peers.
-fn peer_address(member: usize) -> SocketAddr {
-    SocketAddr::from(([10, 0, 0, member as u8 + 1], 2380))
-}
-
-pub fn peer_url(member: usize) -> String {
-    format!("http://{}", peer_address(member))
-}
 
 /// The id of a member, as the server computes it.
 pub fn id_of(member: usize) -> u64 {

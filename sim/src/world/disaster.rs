@@ -6,8 +6,8 @@
 //! alone, learners and members that never started included, and an old member that comes back must
 //! not find its way in again.
 
-use super::client::client_address;
-use super::cluster::{Cluster, peer_url};
+use super::addresses::{client_address, peer_url};
+use super::cluster::Cluster;
 use super::heal::wait_for_leader;
 use crate::checker::raft::Fact;
 use crate::checker::{Guarantee, Violation};

@@ -2,11 +2,12 @@
 //! over KV. Who holds the lock counts, each time in a transaction that is fenced by the creation of
 //! its key; who is elected announces.
 
-use super::LOCKER_NODES;
+use super::addresses::client_address;
 use super::book::SharedBook;
-use super::client::{Caller, client_address};
+use super::client::Caller;
 use super::cluster::Cluster;
 use super::lessee::LeaseCaller;
+use super::nodes::LOCKER_NODES;
 use crate::checker::lock::{COUNTER, count, counted};
 use crate::history::leases::Told;
 use crate::history::queues::{Observed, Turn};

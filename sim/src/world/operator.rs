@@ -1,8 +1,9 @@
 //! The operator: does about quotas and alarms what a runbook says, while the faults go on and
 //! after them.
 
+use super::addresses::client_address;
 use super::book::SharedBook;
-use super::client::{Caller, client_address};
+use super::client::Caller;
 use super::cluster::{Cluster, id_of};
 use crate::history::Outcome;
 use crate::model::{Delete, Request, Span};
