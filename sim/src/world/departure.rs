@@ -2,7 +2,7 @@
 //! wait for an election timeout.
 
 use super::cluster::Cluster;
-use super::heal::wait_for_leader;
+use super::waiting::wait_for_leader;
 use crate::checker::leadership::Found;
 use crate::fault::Fault;
 use crate::moment::Nanos;

@@ -8,7 +8,7 @@
 
 use super::addresses::{client_address, peer_url};
 use super::cluster::Cluster;
-use super::heal::wait_for_leader;
+use super::waiting::wait_for_leader;
 use crate::checker::raft::Fact;
 use crate::checker::{Guarantee, Violation};
 use crate::fault::Direction;

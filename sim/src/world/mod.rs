@@ -67,6 +67,8 @@ pub mod slow_disk;
 pub mod transfer;
 /// Values that memory does not hold.
 pub mod values;
+/// Waiting for what the members must come to.
+pub mod waiting;
 /// The watchers.
 pub mod watcher;
 

@@ -3,7 +3,7 @@
 
 use super::client::Caller;
 use super::cluster::Cluster;
-use super::heal::wait_for_leader;
+use super::waiting::wait_for_leader;
 use crate::checker::liveness::TimedWrite;
 use crate::history::Outcome;
 use crate::model::{Put, Request};
