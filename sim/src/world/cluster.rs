@@ -3,6 +3,7 @@
 
 use super::addresses::{client_address, peer_address, peer_url};
 use super::book::{Book, SharedBook};
+use super::directories::{DATA_DIR, WAL_DIR};
 use super::resets::{Breaks, Resettable};
 use crate::clock::{SimClock, TRUE_RATE};
 use crate::disk::SimDisk;
@@ -31,9 +32,6 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
 const TOKEN: &str = "simulated";
-pub const DATA_DIR: &str = "/data";
-/// Where the log lies that has a directory of its own.
-const WAL_DIR: &str = "/log";
 /// What every wall clock shows when a run begins.
 const EPOCH: Duration = Duration::from_secs(1_700_000_000);
 

@@ -24,6 +24,8 @@ pub mod cluster;
 pub mod corruption;
 /// A leader whose process ends, when all is healed.
 pub mod departure;
+/// Where a member keeps its data.
+pub mod directories;
 /// The disks of a majority are lost for good.
 pub mod disaster;
 /// What the watchers are told in the end.
