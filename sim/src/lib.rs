@@ -10,6 +10,8 @@ pub mod checker;
 pub mod clock;
 /// The disk of one simulated node.
 pub mod disk;
+/// What the nemesis can do.
+pub mod fault;
 /// Histories as JSON, for another judge.
 pub mod histories;
 /// What the clients saw.
@@ -20,6 +22,8 @@ pub mod incident;
 pub mod marks;
 /// A sequential model of the key-value service.
 pub mod model;
+/// Moments of a run.
+pub mod moment;
 /// The bench that puts known bugs back.
 pub mod mutants;
 /// Which faults a plan holds.

@@ -3,7 +3,6 @@
 //! It is written for reading, from the API's documentation and not from the server's code, and
 //! keeps every version of every key, so that a checker can ask for the state at any revision.
 
-use crate::checker::watch::WatchEvent;
 use serde::Serialize;
 use std::collections::BTreeMap;
 
@@ -16,6 +15,17 @@ pub struct KeyValue {
     pub mod_revision: i64,
     pub version: i64,
     pub lease: i64,
+}
+
+/// One change, as a watcher was told of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WatchEvent {
+    pub key: String,
+    pub revision: i64,
+    /// `None` is a deletion.
+    pub kv: Option<KeyValue>,
+    /// The version before, if there was one and it was told.
+    pub prev: Option<KeyValue>,
 }
 
 /// A key or a range of keys, by the API's rules for `range_end`: empty is the one key, a zero byte

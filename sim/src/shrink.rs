@@ -2,8 +2,9 @@
 //! kinds of requests as long as what is left breaks the same guarantee.
 
 use crate::checker::Guarantee;
+use crate::fault::{Action, Fault, Target};
 use crate::options::Workload;
-use crate::plan::{Action, Fault, Plan, Target};
+use crate::plan::Plan;
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 

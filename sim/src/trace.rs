@@ -1,6 +1,6 @@
 //! The trace of a run: one line an event, with simulated time, and a hash over all of them.
 
-use crate::history::Nanos;
+use crate::moment::Nanos;
 use crate::random::{FNV_OFFSET, fnv1a};
 use std::fmt::Write;
 

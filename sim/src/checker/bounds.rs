@@ -5,7 +5,7 @@
 //! them is a wrong answer, and each of them is an outage after a month.
 
 use super::{Guarantee, Violation};
-use crate::history::Nanos;
+use crate::moment::Nanos;
 use detcd::server::load::Load;
 
 /// What one member held at a moment.

@@ -4,7 +4,8 @@
 //! Until it is found, a damaged member may answer anything: what it says is taken for unknown.
 
 use super::{Guarantee, Violation};
-use crate::history::{Nanos, Operation, Outcome};
+use crate::history::{Operation, Outcome};
+use crate::moment::Nanos;
 
 /// How long damage may go unfound while nothing else is wrong: the memory is looked through every
 /// second, and states are compared every second, at an index that was chosen a second before.

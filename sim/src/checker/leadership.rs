@@ -1,7 +1,7 @@
 //! Leadership: it stays where nothing calls for a change, and moves away from who can't lead.
 
 use super::{Guarantee, Violation};
-use crate::history::Nanos;
+use crate::moment::Nanos;
 
 /// A leader that was elected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

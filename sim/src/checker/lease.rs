@@ -5,85 +5,12 @@
 //! ended. Wall clocks appear nowhere, so that a jump of one must not show.
 
 use super::{Guarantee, Violation};
-use crate::history::{History, Nanos, Operation, Outcome, Refusal};
+use crate::history::leases::{Ask, LeaseCall, LeaseEnd, LeaseGrant, Leases, Told};
+use crate::history::{History, Operation, Outcome, Refusal};
 use crate::model::{Answer, Model, Request};
-use std::collections::BTreeMap;
-
-/// What the monotonic clock of every member showed at a moment.
-pub type Clocks = Vec<Nanos>;
+use crate::moment::Nanos;
 
 const SECOND: Nanos = 1_000_000_000;
-
-/// What a client asked of a lease.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Ask {
-    Grant,
-    Renew,
-    Revoke,
-    TimeToLive,
-}
-
-/// What it was told.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Told {
-    /// The seconds that the lease has, or the time left of them.
-    Alive(i64),
-    /// The keys that go with it, as of a revision.
-    Keys(Vec<String>, i64),
-    Revoked,
-    /// There is no such lease.
-    Gone,
-    /// There is one already.
-    Exists,
-    /// It may have been done, or be done yet.
-    Unknown(String),
-}
-
-/// One call about a lease.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct LeaseCall {
-    pub client: u64,
-    pub member: usize,
-    pub id: i64,
-    pub ask: Ask,
-    pub called: Nanos,
-    pub clocks: Clocks,
-    pub returned: Nanos,
-    pub told: Told,
-}
-
-/// A grant that entered the state, as the first member to apply it saw it.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct LeaseGrant {
-    pub id: i64,
-    pub index: u64,
-    pub revision: i64,
-    pub ttl: i64,
-    pub at: Nanos,
-}
-
-/// The end of a lease, as the first member to apply it saw it.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct LeaseEnd {
-    pub id: i64,
-    pub index: u64,
-    /// The revision that its keys were deleted in; the newest one if it had none.
-    pub revision: i64,
-    pub keys: usize,
-    pub expired: bool,
-    pub at: Nanos,
-    pub clocks: Clocks,
-    /// Who led the term of the entry.
-    pub leader: Option<usize>,
-}
-
-/// Everything about leases.
-#[derive(Clone, Debug, Default)]
-pub struct Leases {
-    pub calls: Vec<LeaseCall>,
-    pub grants: Vec<LeaseGrant>,
-    pub ends: Vec<LeaseEnd>,
-}
 
 /// What must be true when the run is over.
 #[derive(Clone, Debug)]
@@ -93,53 +20,6 @@ pub struct Closing {
     pub healed_at: Nanos,
     /// The time beyond a TTL after which a lease must be gone.
     pub margin: Nanos,
-}
-
-impl Leases {
-    /// The revisions that were made by the end of a lease.
-    pub fn deletions(&self) -> BTreeMap<i64, i64> {
-        self.ends.iter().filter(|e| e.keys > 0).map(|e| (e.revision, e.id)).collect()
-    }
-
-    /// The leases that are there after all that is known.
-    pub fn alive(&self) -> impl Iterator<Item = &LeaseGrant> {
-        self.grants.iter().filter(|grant| self.end_of(grant).is_none())
-    }
-
-    fn end_of(&self, grant: &LeaseGrant) -> Option<&LeaseEnd> {
-        let ends = self.ends.iter().filter(|e| e.id == grant.id && e.index > grant.index);
-        ends.min_by_key(|end| end.index)
-    }
-
-    fn grant_before(&self, end: &LeaseEnd) -> Option<&LeaseGrant> {
-        let grants = self.grants.iter().filter(|g| g.id == end.id && g.index < end.index);
-        grants.max_by_key(|grant| grant.index)
-    }
-
-    /// The calls after which a grant's time began anew, or may have.
-    fn renewals<'a>(&'a self, grant: &'a LeaseGrant) -> impl Iterator<Item = &'a LeaseCall> {
-        self.calls.iter().filter(|call| {
-            call.id == grant.id
-                && matches!(call.ask, Ask::Grant | Ask::Renew)
-                && call.returned >= grant.at
-        })
-    }
-
-    /// A grant of `id` that was acknowledged before `called` and not ended by `returned`.
-    fn surely_alive(&self, id: i64, called: Nanos, returned: Nanos) -> Option<&LeaseGrant> {
-        let acknowledged = |grant: &LeaseGrant| {
-            self.calls.iter().any(|call| {
-                call.id == id
-                    && matches!((call.ask, &call.told), (Ask::Grant | Ask::Renew, Told::Alive(_)))
-                    && call.returned >= grant.at
-                    && call.returned < called
-            })
-        };
-        self.grants.iter().filter(|grant| grant.id == id).find(|grant| {
-            let ended = self.end_of(grant).is_some_and(|end| end.at <= returned);
-            !ended && acknowledged(grant)
-        })
-    }
 }
 
 /// Judges everything about leases but the upper bound.

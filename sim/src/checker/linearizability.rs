@@ -9,10 +9,11 @@
 
 mod refusals;
 
-use super::watch::Stream;
 use super::{Guarantee, Violation};
-use crate::history::{History, Nanos, Operation, Outcome};
+use crate::history::streams::Stream;
+use crate::history::{History, Operation, Outcome};
 use crate::model::{Answer, KeyValue, Model, Reply, Request};
+use crate::moment::Nanos;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// How many writes of unknown outcome may be tried, over all revisions.

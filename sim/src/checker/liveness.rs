@@ -2,7 +2,7 @@
 
 use super::leadership::{self, Found};
 use super::{Guarantee, Violation};
-use crate::history::Nanos;
+use crate::moment::Nanos;
 
 /// What was seen of the healed core between the end of the faults and the end of the run.
 #[derive(Clone, Debug, Default)]

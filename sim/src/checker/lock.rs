@@ -6,36 +6,12 @@
 //! show whether two of them ever had it at once.
 
 use super::{Guarantee, Violation};
-use crate::history::Nanos;
-use crate::model::{Answer, KeyValue, Model, Range, Span};
+use crate::history::queues::{Observed, Queues, Turn};
+use crate::model::{Answer, Model, Range};
+use crate::moment::Nanos;
 
 /// What the holders of the lock count up.
 pub const COUNTER: &str = "lock-counter";
-
-/// A client was told that its turn has come.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Turn {
-    pub client: u64,
-    pub queue: Span,
-    pub key: String,
-    /// The revision of the answer.
-    pub revision: i64,
-    pub at: Nanos,
-}
-
-/// What one stream of announcements showed.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Observed {
-    pub client: u64,
-    pub leaders: Vec<(Nanos, KeyValue)>,
-}
-
-/// Everything about locks and elections.
-#[derive(Clone, Debug, Default)]
-pub struct Queues {
-    pub turns: Vec<Turn>,
-    pub observed: Vec<Observed>,
-}
 
 /// A value of the counter.
 pub fn count(number: u64, token: i64, tag: &str) -> String {
@@ -121,7 +97,7 @@ fn check_observed(model: &Model, observed: &Observed) -> Result<(), Violation> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{Delete, Put, Request};
+    use crate::model::{Delete, Put, Request, Span};
 
     fn queue() -> Span {
         Span { key: "q/".into(), end: "q0".into() }

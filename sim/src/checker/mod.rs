@@ -3,7 +3,7 @@
 //! A checker is a function of what was recorded; it knows no runtime and no server. Each has tests
 //! that feed it false histories, which it must reject.
 
-use crate::history::Nanos;
+use crate::moment::Nanos;
 
 /// Backups: exact, whatever goes on meanwhile.
 pub mod backup;

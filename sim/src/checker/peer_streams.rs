@@ -5,7 +5,7 @@
 //! for each; so no other checker sees it.
 
 use super::{Guarantee, Violation};
-use crate::history::Nanos;
+use crate::moment::Nanos;
 
 /// What a leader says in its term.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

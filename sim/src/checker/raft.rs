@@ -4,7 +4,7 @@
 //! The names are those of the paper (figure 3).
 
 use super::{Guarantee, Violation};
-use crate::history::Nanos;
+use crate::moment::Nanos;
 use std::collections::BTreeMap;
 
 /// Something that a member reported, or that the harness did to it.

@@ -2,8 +2,9 @@
 //! and Gong, with the memory of Lowe. It shares no reasoning with `linearizability`, so that the
 //! two can be held against each other.
 
-use crate::history::{Nanos, Operation, Outcome};
+use crate::history::{Operation, Outcome};
 use crate::model::{Model, Request, Span};
+use crate::moment::Nanos;
 use std::collections::BTreeSet;
 
 /// What the search found.

@@ -2,7 +2,7 @@
 //! anybody comes to ask for it.
 
 use super::{Guarantee, Violation};
-use crate::history::Nanos;
+use crate::moment::Nanos;
 
 /// A value that a member has left to a run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -16,84 +16,10 @@
 //! | Filtered | is of a kind that was asked for |
 
 use super::{Guarantee, Violation};
-use crate::history::Nanos;
-use crate::model::{KeyValue, Model, Span};
+use crate::history::streams::Stream;
+use crate::model::{Model, WatchEvent};
+use crate::moment::Nanos;
 use std::collections::BTreeSet;
-
-/// One change, as a watcher was told of it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct WatchEvent {
-    pub key: String,
-    pub revision: i64,
-    /// `None` is a deletion.
-    pub kv: Option<KeyValue>,
-    /// The version before, if there was one and it was told.
-    pub prev: Option<KeyValue>,
-}
-
-/// One message of a stream.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Delivery {
-    pub at: Nanos,
-    pub events: Vec<WatchEvent>,
-    /// A message without events that promises: everything up to here was delivered.
-    pub progress: Option<i64>,
-}
-
-/// Which changes a watcher does not want.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Filter {
-    #[default]
-    None,
-    NoPut,
-    NoDelete,
-}
-
-impl Filter {
-    fn passes(self, event: &WatchEvent) -> bool {
-        match self {
-            Filter::None => true,
-            Filter::NoPut => event.kv.is_none(),
-            Filter::NoDelete => event.kv.is_some(),
-        }
-    }
-}
-
-/// What one stream delivered.
-#[derive(Clone, Debug)]
-pub struct Stream {
-    pub client: u64,
-    pub member: usize,
-    pub span: Span,
-    pub filter: Filter,
-    /// The watcher asked for the version before each event.
-    pub prev_kv: bool,
-    /// The first revision that the watcher is owed.
-    pub start: i64,
-    pub opened: Nanos,
-    pub closed: Nanos,
-    pub deliveries: Vec<Delivery>,
-    /// The revision up to which everything had to be there when the stream was closed, if the
-    /// harness waited for it.
-    pub owed: Option<i64>,
-    /// When it was canceled although nobody had asked for that.
-    pub cut_off: Option<Nanos>,
-}
-
-impl Stream {
-    /// The highest revision that the stream showed or promised.
-    pub fn seen(&self) -> i64 {
-        let of = |d: &Delivery| {
-            d.events.iter().map(|e| e.revision).max().unwrap_or(0).max(d.progress.unwrap_or(0))
-        };
-        self.deliveries.iter().map(of).max().unwrap_or(0).max(self.start - 1)
-    }
-
-    fn broken(&self, guarantee: Guarantee, at: Option<Nanos>, text: &str) -> Violation {
-        let who = format!("watcher {} at member {}", self.client, self.member);
-        Violation::new(guarantee, at, format!("{who}: {text}"))
-    }
-}
 
 /// Judges one stream against the true changes in `model`. `compactions` are the revisions of the
 /// compactions that were asked for, each with the moment of the call.
@@ -103,11 +29,16 @@ pub fn check(
     stream: &Stream,
 ) -> Result<(), Violation> {
     if let Some(at) = stream.cut_off {
-        return Err(stream.broken(Guarantee::Reliable, Some(at), "canceled without being asked"));
+        return Err(broken(stream, Guarantee::Reliable, Some(at), "canceled without being asked"));
     }
     order(stream)?;
     truth(model, compactions, stream)?;
     completeness(model, stream)
+}
+
+fn broken(stream: &Stream, guarantee: Guarantee, at: Option<Nanos>, text: &str) -> Violation {
+    let who = format!("watcher {} at member {}", stream.client, stream.member);
+    Violation::new(guarantee, at, format!("{who}: {text}"))
 }
 
 /// What the deliveries say by themselves: order, repetitions, split revisions, broken promises.
@@ -116,7 +47,7 @@ fn order(stream: &Stream) -> Result<(), Violation> {
     let (mut reached, mut promised) = (0, stream.start - 1);
     for delivery in &stream.deliveries {
         let fail =
-            |guarantee, text: String| Err(stream.broken(guarantee, Some(delivery.at), &text));
+            |guarantee, text: String| Err(broken(stream, guarantee, Some(delivery.at), &text));
         let before = reached;
         for event in &delivery.events {
             let revision = event.revision;
@@ -148,7 +79,7 @@ fn order(stream: &Stream) -> Result<(), Violation> {
 fn truth(model: &Model, compactions: &[(Nanos, i64)], stream: &Stream) -> Result<(), Violation> {
     for delivery in &stream.deliveries {
         let fail =
-            |guarantee, text: String| Err(stream.broken(guarantee, Some(delivery.at), &text));
+            |guarantee, text: String| Err(broken(stream, guarantee, Some(delivery.at), &text));
         for event in &delivery.events {
             if !stream.filter.passes(event) {
                 return fail(Guarantee::Filtered, format!("{event:?}, which was not wanted"));
@@ -183,7 +114,7 @@ fn completeness(model: &Model, stream: &Stream) -> Result<(), Violation> {
     let mut next = delivered.iter();
     for due in due.filter(|due| stream.filter.passes(due)) {
         let missing = |guarantee, at| {
-            Err(stream.broken(guarantee, at, &format!("{due:?} was never delivered")))
+            Err(broken(stream, guarantee, at, &format!("{due:?} was never delivered")))
         };
         if next.clone().next().is_some_and(|e| e.revision == due.revision && e.key == due.key) {
             next.next();
@@ -191,7 +122,7 @@ fn completeness(model: &Model, stream: &Stream) -> Result<(), Violation> {
         }
         if delivered.iter().any(|e| e.revision == due.revision && e.key == due.key) {
             let text = format!("{due:?} is not in the order of the writes");
-            return Err(stream.broken(Guarantee::Ordered, None, &text));
+            return Err(broken(stream, Guarantee::Ordered, None, &text));
         }
         if shown.contains(&due.revision) {
             return missing(Guarantee::Atomic, None);
@@ -210,7 +141,8 @@ fn completeness(model: &Model, stream: &Stream) -> Result<(), Violation> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{Delete, Put, Request, Txn};
+    use crate::history::streams::{Delivery, Filter};
+    use crate::model::{Delete, Put, Request, Span, Txn};
 
     fn put(key: &str, value: &str) -> Request {
         Request::Put(Put::of(key, value))

@@ -266,8 +266,8 @@ impl Checker {
         Ok(())
     }
 
-    /// A state of `term` has taken the place of a member's own: a log that ends in a later term than
-    /// its owner's would make two logs of one term if that member were elected.
+    /// A state of `term` has taken the place of a member's own: a log that ends in a later term
+    /// than its owner's would make two logs of one term if that member were elected.
     pub fn installed(&self, core: &RaftCore, term: Term) -> Result<(), String> {
         if term > core.term() {
             let (id, own) = (core.id(), core.term());

@@ -5,8 +5,9 @@
 //! leads in the plan too, by a transfer. Elections have chance in them, so of a few seeds the one
 //! is taken whose longest time without a leader comes closest to the recorded one.
 
+use crate::fault::{Action, Fault, Shape, Target};
 use crate::options::{Checkpoints, Mode, Options, Weights, Workload};
-use crate::plan::{Action, Fault, Plan, Shape, Target};
+use crate::plan::Plan;
 use crate::recording::trouble::{Cast, Kind, Trouble};
 use crate::recording::{Recording, WallMicros};
 use crate::timeline::{HANDOVER_MAX, Micros, Timeline};

@@ -4,7 +4,8 @@ use super::merge::merge;
 use super::replan::{longest_gap, replan};
 use super::trouble::{Cast, Kind, Trouble, troubles};
 use super::{Life, Recording, Said, WallMicros};
-use crate::plan::{Fault, Plan, Target};
+use crate::fault::{Fault, Target};
+use crate::plan::Plan;
 use crate::timeline::fold::fold;
 use detcd::env::flight::line::{Summary, What, Writer, id_text};
 

@@ -1,6 +1,6 @@
 //! From events to spans: what each member was, and for how long.
 
-use crate::history::Nanos;
+use crate::moment::Nanos;
 use crate::timeline::record::{Answer, Happening, Loss, Record, Watch, What};
 use crate::timeline::{
     Band, CallBar, Flag, Kind, Lane, Mark, Micros, Reign, Span, State, Timeline, WatchBar, length,

@@ -2,7 +2,7 @@
 //! they came, none of them a text that somebody would have to read again.
 
 use crate::checker::Violation;
-use crate::history::Nanos;
+use crate::moment::Nanos;
 use detcd::env::recorder::Event;
 use std::collections::BTreeMap;
 

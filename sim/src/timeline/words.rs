@@ -2,7 +2,7 @@
 //!
 //! Working on that form, it knows every fault that a plan can hold, also one that is added later.
 
-use crate::plan::{Fault, Target};
+use crate::fault::{Fault, Target};
 use crate::timeline::length;
 use serde_json::Value;
 
@@ -74,7 +74,7 @@ fn names(members: &[usize]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::plan::{Direction, Shape};
+    use crate::fault::{Direction, Shape};
 
     #[test]
     fn a_fault_says_whom_it_strikes_and_for_how_long() {

@@ -1,11 +1,11 @@
 //! Who takes backups: pulls one from a member at random moments, at a random pace, and looks into
 //! it.
 
-use super::BACKUP_NODES;
 use super::client::Caller;
 use super::cluster::Cluster;
-use crate::checker::backup::Backup;
+use super::nodes::BACKUP_NODES;
 use crate::checker::{Guarantee, Violation};
+use crate::history::backups::Backup;
 use crate::model::{Put, Request};
 use crate::random::Stream;
 use crate::timer;

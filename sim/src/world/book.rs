@@ -3,19 +3,21 @@
 
 mod reports;
 
+use super::ending::Ending;
 use super::operation_marks;
 use super::short::{Short, ShortOutcome};
-use super::watcher::Ending;
 use crate::checker::containment::{self, Damage};
 use crate::checker::leadership::{Ailing, Elected};
-use crate::checker::lease::{Clocks, Closing, LeaseCall};
-use crate::checker::lock::{Observed, Turn};
+use crate::checker::lease::Closing;
 use crate::checker::raft::{Fact, Raft, Seats};
-use crate::checker::watch::Stream;
 use crate::checker::{Guarantee, Violation};
 use crate::clock::SimClock;
-use crate::history::{History, Nanos, Operation, Outcome};
+use crate::history::leases::{Clocks, LeaseCall};
+use crate::history::queues::{Observed, Turn};
+use crate::history::streams::Stream;
+use crate::history::{History, Operation, Outcome};
 use crate::marks::Marks;
+use crate::moment::Nanos;
 use crate::outcome::Figures;
 use crate::timeline::record::{Happening, Loss, What};
 use crate::trace::Trace;

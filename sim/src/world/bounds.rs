@@ -3,7 +3,8 @@
 use super::backups;
 use super::cluster::Cluster;
 use crate::checker::bounds::{Limits, Sample};
-use crate::plan::{Fault, Plan};
+use crate::fault::Fault;
+use crate::plan::Plan;
 use detcd::server::load::Load;
 use std::time::Duration;
 

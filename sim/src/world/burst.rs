@@ -1,11 +1,11 @@
 //! Too many requests at once, at one member: it refuses what it can't hold, answers the rest, and
 //! goes on.
 
-use super::BURST_NODES;
 use super::client::Caller;
 use super::cluster::Cluster;
+use super::nodes::BURST_NODES;
+use crate::fault::Fault;
 use crate::history::Outcome;
-use crate::plan::Fault;
 use crate::workload::Generator;
 use std::time::Duration;
 

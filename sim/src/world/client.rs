@@ -1,5 +1,6 @@
 //! The clients: each on a node of its own, in a closed loop, over gRPC, without hidden retries.
 
+use super::addresses::client_address;
 use super::book::SharedBook;
 use crate::history::{Operation, Outcome};
 use crate::model::Request;
@@ -9,7 +10,6 @@ use crate::timer;
 use crate::wire;
 use crate::workload::Generator;
 use detcd::pb::etcdserverpb::kv_client::KvClient;
-use std::net::SocketAddr;
 use std::pin::pin;
 use std::time::Duration;
 use tokio::time::Instant;
@@ -17,11 +17,6 @@ use tonic::transport::{Channel, Endpoint};
 
 /// How many of a thousand reads go to another member than the client's own.
 const WANDERS_PER_MILLE: u64 = 300;
-
-/// Where a member serves its clients.
-pub fn client_address(member: usize) -> SocketAddr {
-    SocketAddr::from(([10, 0, 0, member as u8 + 1], 2379))
-}
 
 /// A client's way to all members.
 #[derive(Clone)]

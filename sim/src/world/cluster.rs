@@ -1,14 +1,16 @@
 //! The members: nodes of the simulated runtime that run the shipped server, and everything that
 //! can be done to them and to the links between them.
 
+use super::addresses::{client_address, peer_address, peer_url};
 use super::book::{Book, SharedBook};
-use super::client::client_address;
+use super::directories::{DATA_DIR, WAL_DIR};
 use super::resets::{Breaks, Resettable};
 use crate::clock::{SimClock, TRUE_RATE};
 use crate::disk::SimDisk;
 use crate::disk::faults::{DiskCounters, DiskFaults};
+use crate::fault::{Direction, Target};
 use crate::options::Options;
-use crate::plan::{Direction, Plan, Target};
+use crate::plan::Plan;
 use crate::random::Stream;
 use crate::timeline::record::{Loss, Lost, What};
 use detcd::api::serve_clients;
@@ -23,7 +25,6 @@ use madsim::net::NetSim;
 use madsim::runtime::Handle;
 use madsim::task::NodeId;
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
@@ -31,20 +32,8 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
 const TOKEN: &str = "simulated";
-pub const DATA_DIR: &str = "/data";
-/// Where the log lies that has a directory of its own.
-const WAL_DIR: &str = "/log";
 /// What every wall clock shows when a run begins.
 const EPOCH: Duration = Duration::from_secs(1_700_000_000);
-
-/// Where a member listens for its peers.
-fn peer_address(member: usize) -> SocketAddr {
-    SocketAddr::from(([10, 0, 0, member as u8 + 1], 2380))
-}
-
-pub fn peer_url(member: usize) -> String {
-    format!("http://{}", peer_address(member))
-}
 
 /// The id of a member, as the server computes it.
 pub fn id_of(member: usize) -> u64 {

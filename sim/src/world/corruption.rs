@@ -3,7 +3,7 @@
 use super::cluster::Cluster;
 use crate::checker::containment::{self, FOUND_WITHIN};
 use crate::checker::raft::Fact;
-use crate::plan::Fault;
+use crate::fault::Fault;
 use bytes::Bytes;
 use detcd::mvcc::record::Value;
 use detcd::mvcc::revision::Revision;

@@ -2,11 +2,11 @@
 //! wait for an election timeout.
 
 use super::cluster::Cluster;
-use super::heal::wait_for_leader;
+use super::waiting::wait_for_leader;
 use crate::checker::leadership::Found;
-use crate::history::Nanos;
+use crate::fault::Fault;
+use crate::moment::Nanos;
 use crate::options::Mode;
-use crate::plan::Fault;
 use std::time::Duration;
 
 /// What is granted beside the heartbeats, for a tick and for what else the member has to do.

@@ -6,12 +6,13 @@
 //! alone, learners and members that never started included, and an old member that comes back must
 //! not find its way in again.
 
-use super::client::client_address;
-use super::cluster::{Cluster, peer_url};
-use super::heal::wait_for_leader;
+use super::addresses::{client_address, peer_url};
+use super::cluster::Cluster;
+use super::waiting::wait_for_leader;
 use crate::checker::raft::Fact;
 use crate::checker::{Guarantee, Violation};
-use crate::plan::{Direction, Disaster};
+use crate::fault::Direction;
+use crate::plan::Disaster;
 use crate::timer;
 use detcd::pb::etcdserverpb as pb;
 use detcd::pb::etcdserverpb::cluster_client::ClusterClient;

@@ -3,8 +3,8 @@
 use super::cluster::Cluster;
 use super::{burst, corruption, lease_onlookers, membership, onlookers, platters, slow_disk};
 use crate::clock::TRUE_RATE;
+use crate::fault::{Action, Direction, Fault, Target};
 use crate::options::Mode;
-use crate::plan::{Action, Direction, Fault, Target};
 use crate::random::Stream;
 use crate::timeline::record::What;
 use crate::timeline::words;

@@ -1,9 +1,9 @@
 //! When all is healed, leadership is handed over once more: it must go where it is sent.
 
 use super::cluster::Cluster;
-use super::heal::wait_for_leader;
+use super::waiting::wait_for_leader;
+use crate::fault::Fault;
 use crate::options::Mode;
-use crate::plan::Fault;
 use std::time::Duration;
 
 /// How often it is asked for; a leader may change for other reasons meanwhile.

@@ -5,13 +5,16 @@ use super::client::Caller;
 use super::cluster::Cluster;
 use super::faults::usual_latency;
 use super::membership::Owned;
+use super::waiting::{agreed_leader, limit, wait_until};
 use super::{corruption, departure, handover, operator, prompt_writes};
 use crate::checker::lease::Closing;
 use crate::checker::liveness::{CoreMember, Healing};
-use crate::history::{Nanos, Outcome};
+use crate::fault::{Direction, Fault};
+use crate::history::Outcome;
 use crate::model::{Put, Range, Request, Span};
-use crate::options::{Mode, Options};
-use crate::plan::{Direction, Fault, Plan};
+use crate::moment::Nanos;
+use crate::options::Mode;
+use crate::plan::Plan;
 use crate::random::Stream;
 use crate::timeline::record::What;
 use std::time::Duration;
@@ -141,11 +144,6 @@ fn begin(cluster: &Cluster) -> Healing {
     }
 }
 
-/// A second for what is not the election's: starting, connecting, a full log's replay.
-fn limit(options: &Options) -> Nanos {
-    (options.election_ms * 10 + 1_000) * 1_000_000
-}
-
 /// Those that must work: in liveness mode some quorum, under a partial cut the members that are
 /// connected with each other in full, else everybody whose disk is not destroyed.
 fn choose_core(cluster: &Cluster) -> Vec<usize> {
@@ -252,25 +250,6 @@ pub fn connected(plan: &Plan, quorum: usize) -> Option<Vec<usize>> {
         .find(|core| core.iter().all(|a| core.iter().all(|b| a == b || !cut(*a, *b))))
 }
 
-/// Polls until `done` holds; says when that was.
-async fn wait_until(
-    cluster: &Cluster,
-    until: Nanos,
-    step: Duration,
-    done: impl Fn() -> bool,
-) -> Option<Nanos> {
-    loop {
-        let now = cluster.book().now();
-        if done() {
-            return Some(now);
-        }
-        if now > until || cluster.book().is_broken() {
-            return None;
-        }
-        tokio::time::sleep(step).await;
-    }
-}
-
 /// Waits until the members take requests again: those whose way was lost wait for their time to be
 /// up, and a member that takes few at once may be full of them.
 async fn wait_for_room(cluster: &Cluster, core: &[usize], step: Duration) {
@@ -319,26 +298,6 @@ async fn wait_for_leases(cluster: &Cluster, step: Duration) {
     wait_until(cluster, until, step, none_left).await;
     let (at, margin) = (book.now(), margin_ms * 1_000_000);
     book.lock().closing = Some(Closing { at, healed_at, margin });
-}
-
-fn agreed_leader(cluster: &Cluster, core: &[usize]) -> bool {
-    let book = cluster.book().lock();
-    let Some(leader) = book.members[core[0]].leader else { return false };
-    let leading = &book.members[leader];
-    leading.up
-        && leading.leads
-        && core.iter().all(|m| {
-            let member = &book.members[*m];
-            member.up && member.leader == Some(leader) && member.term == leading.term
-        })
-}
-
-/// Waits until these members follow one leader, for no longer than an election may take.
-pub(super) async fn wait_for_leader(cluster: &Cluster, members: &[usize]) {
-    let options = &cluster.plan().options;
-    let until = cluster.book().now() + limit(options);
-    let step = Duration::from_millis((options.heartbeat_ms / 2).max(5));
-    wait_until(cluster, until, step, || agreed_leader(cluster, members)).await;
 }
 
 fn at_rest(cluster: &Cluster, core: &[usize]) -> bool {

@@ -3,8 +3,8 @@
 
 use super::cluster::Cluster;
 use super::lessee::LeaseCaller;
-use crate::checker::lease::Told;
-use crate::history::Nanos;
+use crate::history::leases::Told;
+use crate::moment::Nanos;
 use crate::random::Stream;
 use madsim::runtime::NodeHandle;
 use std::time::Duration;

@@ -1,11 +1,12 @@
 //! Those who hold leases: they grant them, attach keys, keep them alive for a while, and then
 //! revoke them or let them go.
 
-use super::LESSEE_NODES;
+use super::addresses::client_address;
 use super::book::SharedBook;
-use super::client::{Caller, client_address};
+use super::client::Caller;
 use super::cluster::Cluster;
-use crate::checker::lease::{Ask, LeaseCall, Told};
+use super::nodes::LESSEE_NODES;
+use crate::history::leases::{Ask, LeaseCall, Told};
 use crate::history::{Outcome, Refusal};
 use crate::model::{Put, Request, Txn};
 use crate::random::Stream;

@@ -2,17 +2,20 @@
 //! over KV. Who holds the lock counts, each time in a transaction that is fenced by the creation of
 //! its key; who is elected announces.
 
-use super::LOCKER_NODES;
+use super::addresses::client_address;
 use super::book::SharedBook;
-use super::client::{Caller, client_address};
+use super::client::Caller;
 use super::cluster::Cluster;
 use super::lessee::LeaseCaller;
-use crate::checker::lease::Told;
-use crate::checker::lock::{COUNTER, Observed, Turn, count, counted};
-use crate::history::{Nanos, Operation, Outcome};
+use super::nodes::LOCKER_NODES;
+use crate::checker::lock::{COUNTER, count, counted};
+use crate::history::leases::Told;
+use crate::history::queues::{Observed, Turn};
+use crate::history::{Operation, Outcome};
 use crate::model::{
     Answer, Compare, Delete, KeyValue, Operand, Put, Range, Relation, Request, Span, Txn,
 };
+use crate::moment::Nanos;
 use crate::random::Stream;
 use crate::timer;
 use crate::wire;

@@ -4,10 +4,10 @@
 //! An operator knows what a real one knows: an answer, or none. Where none came, a change may be
 //! made yet; no disk is destroyed then, because nobody can say who still votes.
 
+use super::addresses::{client_address, peer_url};
 use super::book::SharedBook;
-use super::client::client_address;
 use super::cluster::{Cluster, Stop};
-use crate::plan::{Action, Fault};
+use crate::fault::{Action, Fault};
 use crate::random::Stream;
 use crate::timer;
 use detcd::pb::etcdserverpb::cluster_client::ClusterClient;
@@ -134,7 +134,7 @@ impl Operator {
     }
 
     async fn add(&mut self, seat: usize, is_learner: bool) -> bool {
-        let urls = vec![super::cluster::peer_url(seat)];
+        let urls = vec![peer_url(seat)];
         for _ in 0..ATTEMPTS {
             let request = MemberAddRequest { peer_ur_ls: urls.clone(), is_learner };
             let mut client = self.client();

@@ -6,6 +6,8 @@
 //! stopped, and at the end heals and demands progress. Everybody writes into one [`book`], whose
 //! checkers look at every event as it happens; the history of the clients is judged at the end.
 
+/// Where the members listen.
+pub mod addresses;
 /// Those who take backups.
 pub mod backups;
 /// Everything that happened, as it happens.
@@ -22,8 +24,12 @@ pub mod cluster;
 pub mod corruption;
 /// A leader whose process ends, when all is healed.
 pub mod departure;
+/// Where a member keeps its data.
+pub mod directories;
 /// The disks of a majority are lost for good.
 pub mod disaster;
+/// What the watchers are told in the end.
+pub mod ending;
 /// What the nemesis does.
 pub mod faults;
 /// Leadership that goes where it is sent.
@@ -38,6 +44,8 @@ pub mod lessee;
 pub mod locker;
 /// Members that come and go.
 pub mod membership;
+/// The numbers of the nodes.
+pub mod nodes;
 /// Who reads where an answer may be out of date.
 pub mod onlookers;
 mod operation_marks;
@@ -61,6 +69,8 @@ pub mod slow_disk;
 pub mod transfer;
 /// Values that memory does not hold.
 pub mod values;
+/// Waiting for what the members must come to.
+pub mod waiting;
 /// The watchers.
 pub mod watcher;
 
@@ -75,6 +85,7 @@ use book::SharedBook;
 use cluster::{Cluster, Stop};
 use madsim::Config;
 use madsim::runtime::Runtime;
+use nodes::{BACKUP_NODES, LESSEE_NODES, LOCKER_NODES, WATCHER_NODES};
 use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
@@ -82,13 +93,6 @@ use tokio::time::Instant;
 
 /// A run that simulates longer than this hangs.
 const SIMULATED_MAX: Duration = Duration::from_secs(600);
-/// The nodes of the watchers come after those of all clients and the operator; then come the
-/// others, each kind with room for as many as a plan has. The numbers stand in the history, too.
-const WATCHER_NODES: u64 = 100;
-const LESSEE_NODES: u64 = 120;
-const LOCKER_NODES: u64 = 140;
-const BACKUP_NODES: u64 = 160;
-const BURST_NODES: u64 = 180;
 /// How long a member stays down that a fault of its disk stopped, where the fault doesn't say.
 const DOWN_MS: u64 = 200;
 

@@ -4,8 +4,8 @@
 use super::client::Caller;
 use super::cluster::Cluster;
 use super::slow_disk::write_of;
-use crate::history::Nanos;
 use crate::model::{Range, Request, Span};
+use crate::moment::Nanos;
 use std::time::Duration;
 
 /// The nodes of the onlookers come after those of the others, two for each fault that has some.

@@ -1,11 +1,13 @@
 //! The operator: does about quotas and alarms what a runbook says, while the faults go on and
 //! after them.
 
+use super::addresses::client_address;
 use super::book::SharedBook;
-use super::client::{Caller, client_address};
+use super::client::Caller;
 use super::cluster::{Cluster, id_of};
-use crate::history::{Nanos, Outcome};
+use crate::history::Outcome;
 use crate::model::{Delete, Request, Span};
+use crate::moment::Nanos;
 use crate::plan::Plan;
 use crate::random::Stream;
 use crate::timer;

@@ -1,10 +1,9 @@
 //! Looks at the platters: what is committed must be on those of a quorum, whatever has happened.
 
-use super::book::{Book, SharedBook};
-use super::cluster::{Cluster, DATA_DIR};
-use super::rot::wal_dir;
+use super::book::Book;
+use super::cluster::Cluster;
+use super::directories::{DATA_DIR, wal_dir};
 use crate::checker::raft::Platter;
-use crate::disk::SimDisk;
 use crate::history::Outcome;
 use crate::wire;
 use detcd::apply::request::{Op, decode};
@@ -14,7 +13,7 @@ use detcd::raft::message::EntryKind;
 use detcd::storage::checkpoint::{Recovery, recover};
 use detcd::storage::data_dir::DataDir;
 use detcd::storage::error::StorageError;
-use detcd::storage::replay::{replay, replay_rest};
+use detcd::storage::replay::replay_rest;
 use detcd::storage::run_receiver::verify_run;
 use detcd::storage::wal::WalOptions;
 use futures::executor::block_on;
@@ -69,19 +68,6 @@ pub fn hints(cluster: &Cluster, book: &Book) -> BTreeMap<i64, usize> {
         Some((revision, *i))
     };
     gaps.into_iter().filter_map(hint).collect()
-}
-
-/// Keeps the entries up to a checkpoint that a member has just taken, for `hints`: they are about
-/// to be released.
-pub fn keep(book: &SharedBook, disk: &SimDisk, checkpoint: u64) {
-    let kept = book.lock().released.last_key_value().map_or(0, |(index, _)| *index);
-    if checkpoint <= kept {
-        return;
-    }
-    let image = disk.platter_image();
-    let Ok(log) = replay(&image, &wal_dir(&image), kept) else { return };
-    let entries = log.entries.into_iter().filter(|entry| entry.index <= checkpoint);
-    book.lock().released.extend(entries.map(|entry| (entry.index, entry)));
 }
 
 /// What the member would come up with after a power cut at this moment.

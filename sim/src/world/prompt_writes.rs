@@ -3,10 +3,11 @@
 
 use super::client::Caller;
 use super::cluster::Cluster;
-use super::heal::wait_for_leader;
+use super::waiting::wait_for_leader;
 use crate::checker::liveness::TimedWrite;
-use crate::history::{Nanos, Outcome};
+use crate::history::Outcome;
 use crate::model::{Put, Request};
+use crate::moment::Nanos;
 use crate::options::{Mode, Options};
 use std::time::Duration;
 

@@ -3,8 +3,8 @@
 use super::book::Book;
 use super::short::{Short, ShortOutcome};
 use crate::checker::Violation;
-use crate::checker::watch::Stream;
 use crate::history;
+use crate::history::streams::Stream;
 use crate::plan::Plan;
 use crate::timeline::record::{Answer, Call, Record, Watch};
 

@@ -4,11 +4,11 @@
 //! its log without a trace has forgotten what it promised, and no protocol of majorities survives
 //! that on its own.
 
-use super::cluster::{Cluster, DATA_DIR};
+use super::cluster::Cluster;
+use super::directories::{DATA_DIR, wal_dir};
 use crate::disk::SimDisk;
 use crate::random::Stream;
 use detcd::env::disk::{Disk, SECTOR_BYTES};
-use detcd::storage::wal_location;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use tokio::time::Instant;
@@ -29,13 +29,6 @@ struct Place {
     /// From here on the file was never written.
     unused: u64,
     len: u64,
-}
-
-/// Where a member keeps its log.
-pub fn wal_dir(disk: &SimDisk) -> PathBuf {
-    let member_dir = Path::new(DATA_DIR).join("member");
-    // Where the note is unreadable the member does not start.
-    wal_location::find(disk, &member_dir).unwrap_or_else(|_| member_dir.join("wal"))
 }
 
 /// The segments of the log that can be damaged.

@@ -5,8 +5,9 @@ use super::client::Caller;
 use super::cluster::Cluster;
 use crate::checker::leadership::Ailing;
 use crate::checker::{Guarantee, Violation};
-use crate::history::{Nanos, Outcome};
+use crate::history::Outcome;
 use crate::model::{Delete, Put, Request, Span};
+use crate::moment::Nanos;
 use std::time::Duration;
 
 /// The nodes of those who write during a stall come after those of the watchers.

@@ -4,12 +4,14 @@
 //! the list on, and list again once a compaction has overtaken them. Some are slow: they pull from
 //! the server's own handle and take their time, because the simulated streams never push back.
 
-use super::WATCHER_NODES;
-use super::client::{Caller, client_address};
+use super::addresses::client_address;
+use super::client::Caller;
 use super::cluster::Cluster;
-use crate::checker::watch::{Delivery, Filter, Stream as Watched, WatchEvent};
-use crate::history::{Nanos, Outcome};
-use crate::model::{Range, Request, Span};
+use super::nodes::WATCHER_NODES;
+use crate::history::Outcome;
+use crate::history::streams::{Delivery, Filter, Stream as Watched};
+use crate::model::{Range, Request, Span, WatchEvent};
+use crate::moment::Nanos;
 use crate::random::Stream;
 use crate::timer;
 use crate::wire;
@@ -33,17 +35,6 @@ const RETRY: Duration = Duration::from_millis(100);
 const SLOW_MS_MAX: u64 = 1_500;
 /// Stands for all watchers of a stream.
 const ALL_WATCHERS: i64 = -1;
-
-/// What the watchers are told when the faults are over.
-#[derive(Clone, Debug, Default)]
-pub struct Ending {
-    /// Open a stream at one of these members, and stay.
-    pub core: Vec<usize>,
-    /// Everything up to here has to arrive.
-    pub owed: i64,
-    /// It is too late.
-    pub over: bool,
-}
 
 /// How a watcher lives.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

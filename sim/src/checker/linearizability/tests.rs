@@ -1,10 +1,10 @@
 //! Histories, true and falsified.
 
 use super::*;
-use crate::checker::lease::LeaseEnd;
-use crate::checker::watch::{Delivery, Filter, WatchEvent};
 use crate::history::Refusal;
-use crate::model::{Delete, Put, Range, Span};
+use crate::history::leases::LeaseEnd;
+use crate::history::streams::{Delivery, Filter};
+use crate::model::{Delete, Put, Range, Span, WatchEvent};
 
 /// A writer of histories: every operation is carried out by a model, so that what it answers is
 /// true until a test falsifies it.

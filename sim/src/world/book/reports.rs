@@ -3,14 +3,17 @@
 
 use super::{Book, Election, MemberView, SharedBook, seats};
 use crate::checker::leadership::Elected;
-use crate::checker::lease::{LeaseEnd, LeaseGrant};
 use crate::checker::raft::{Configuration, Fact, Seats};
 use crate::disk::SimDisk;
-use crate::history::{Nanos, Operation, Outcome};
+use crate::history::leases::{LeaseEnd, LeaseGrant};
+use crate::history::{Operation, Outcome};
 use crate::model::Request;
+use crate::moment::Nanos;
 use crate::timeline::record::What;
-use crate::world::{platters, transfer};
+use crate::world::directories::wal_dir;
+use crate::world::transfer;
 use detcd::env::recorder::{Event, Recorder, RoleName, Standing};
+use detcd::storage::replay::replay;
 use std::sync::Arc;
 
 /// Stands in the history for what members do of their own accord.
@@ -25,9 +28,24 @@ struct MemberRecorder {
 impl Recorder for MemberRecorder {
     fn record(&self, event: &Event) {
         if let Event::Checkpointed { index, .. } = event {
-            platters::keep(&self.book, &self.disk, *index);
+            self.keep_released(*index);
         }
         self.book.record(self.member, event);
+    }
+}
+
+impl MemberRecorder {
+    /// Keeps the entries up to a checkpoint that the member has just taken, for `platters::hints`:
+    /// they are about to be released.
+    fn keep_released(&self, checkpoint: u64) {
+        let kept = self.book.lock().released.last_key_value().map_or(0, |(index, _)| *index);
+        if checkpoint <= kept {
+            return;
+        }
+        let image = self.disk.platter_image();
+        let Ok(log) = replay(&image, &wal_dir(&image), kept) else { return };
+        let entries = log.entries.into_iter().filter(|entry| entry.index <= checkpoint);
+        self.book.lock().released.extend(entries.map(|entry| (entry.index, entry)));
     }
 }
 

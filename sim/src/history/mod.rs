@@ -1,14 +1,21 @@
 //! What the clients saw: every operation with the moments of its call and its return.
 
-use crate::checker::backup::Backup;
-use crate::checker::lease::Leases;
-use crate::checker::lock::Queues;
-use crate::checker::watch::Stream;
-use crate::model::{Reply, Request};
-use std::collections::BTreeSet;
+/// What backups hold.
+pub mod backups;
+/// What was asked of leases, and what became of them.
+pub mod leases;
+/// Whose turn it was in locks and elections.
+pub mod queues;
+/// What watchers were told.
+pub mod streams;
 
-/// A moment of the simulation, in nanoseconds since its start.
-pub type Nanos = u64;
+use crate::model::{Reply, Request};
+use crate::moment::Nanos;
+use backups::Backup;
+use leases::Leases;
+use queues::Queues;
+use std::collections::BTreeSet;
+use streams::Stream;
 
 /// How an operation ended, as far as its client can know.
 #[derive(Clone, Debug, PartialEq, Eq)]
