@@ -38,9 +38,6 @@ const CIRCLES: &[&str] = &[
     "server/recipes.rs",
     "server/shared.rs",
     "server/watch_stream.rs",
-    "storage/replay.rs",
-    "storage/segment.rs",
-    "storage/wal.rs",
 ];
 
 /// What does not occur on floors 1 to 3, `env/` aside: these take inputs and return data.

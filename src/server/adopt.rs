@@ -213,7 +213,8 @@ fn way_over(config: &ServerConfig, database: &Path) -> String {
 mod tests {
     use super::*;
     use crate::env::mem_disk::MemDisk;
-    use crate::storage::wal::{Wal, WalMetadata, WalOptions};
+    use crate::storage::segment::WalMetadata;
+    use crate::storage::wal::{Wal, WalOptions};
     use futures::executor::block_on;
 
     /// A checksum of 0, as every segment of etcd's begins.

@@ -9,7 +9,7 @@ use super::start_error::StartError;
 use crate::env::Env;
 use crate::membership::{Members, member_id};
 use crate::pb::raftpb::{InfoRequest, InfoResponse, Member};
-use crate::storage::wal::WalMetadata;
+use crate::storage::segment::WalMetadata;
 use std::collections::BTreeSet;
 use std::time::Duration;
 

@@ -19,7 +19,8 @@ use crate::storage::data_dir::DataDir;
 use crate::storage::error::StorageError;
 use crate::storage::manifest::Manifest;
 use crate::storage::replay::Base;
-use crate::storage::wal::{Wal, WalMetadata, WalOptions, WalState};
+use crate::storage::segment::WalMetadata;
+use crate::storage::wal::{Wal, WalOptions, WalState};
 
 /// Ids of runs that are left out when no manifest says which were used: others may hold runs of
 /// this member that it does not have any more.

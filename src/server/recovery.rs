@@ -22,7 +22,8 @@ use crate::storage::checkpoint::{self, Checkpoint, NextNumbers, next_numbers};
 use crate::storage::data_dir::DataDir;
 use crate::storage::error::StorageError;
 use crate::storage::manifest::{self, Manifest};
-use crate::storage::wal::{Wal, WalBatch, WalMetadata, WalOptions, WalState};
+use crate::storage::segment::WalMetadata;
+use crate::storage::wal::{Wal, WalBatch, WalOptions, WalState};
 use std::sync::Arc;
 
 /// What a server starts from.
