@@ -8,8 +8,8 @@
 //! A log that has a directory of its own (`--wal-dir`) is made aside there, and follows last;
 //! etcd's stays beside it as `*.wal.etcd`.
 
-use super::ServerConfig;
 use super::restore::{BackupFile, RestoreOptions, restore_as};
+use super::server_config::ServerConfig;
 use super::start_error::StartError;
 use crate::env::disk::Disk;
 use crate::membership::Members;

@@ -3,8 +3,8 @@
 //!
 //! Rules and texts are etcd's (`server/etcdserver/bootstrap.go`, `api/membership/cluster.go`).
 
-use super::ServerConfig;
 use super::peers::connect;
+use super::server_config::ServerConfig;
 use super::start_error::StartError;
 use crate::env::Env;
 use crate::membership::{Members, member_id};

@@ -6,8 +6,8 @@
 //! apply and knows no configuration, so it never stands for election; it votes and acknowledges as
 //! before. `state_check` has it rebuilt, and with an install the empty state is gone for good.
 
-use super::ServerConfig;
 use super::join::ask_about_members;
+use super::server_config::ServerConfig;
 use super::start_error::StartError;
 use crate::apply::machine::{Position, StateMachine};
 use crate::apply::request;

@@ -1,9 +1,9 @@
 //! From what the disk holds to a server that can start: straight down, no branches back.
 
-use super::ServerConfig;
 use super::join::{check_founding, founder_id, join, removed};
 use super::lost_state::{self, LostState};
 use super::runs::{RunTable, restore};
+use super::server_config::ServerConfig;
 use super::start_error::StartError;
 use crate::alarm::Alarms;
 use crate::apply::machine::{Position, StateMachine};
