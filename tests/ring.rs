@@ -7,7 +7,8 @@ use detcd::env::mem_disk::MemDisk;
 use detcd::env::recorder::NoRecorder;
 use detcd::pb::etcdserverpb::{PutRequest, RangeRequest};
 use detcd::server::handle::Caller;
-use detcd::server::{Server, ServerConfig, serve_peers};
+use detcd::server::server_config::ServerConfig;
+use detcd::server::{Server, serve_peers};
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 

@@ -11,10 +11,11 @@ use detcd::pb::etcdserverpb::{
     LeaseGrantRequest, LeaseRevokeRequest, LeaseTimeToLiveRequest, PutRequest, RangeRequest,
     WatchCreateRequest, WatchResponse,
 };
+use detcd::server::Server;
 use detcd::server::handle::{Caller, Handle};
 use detcd::server::recipes::queue_prefix;
+use detcd::server::server_config::ServerConfig;
 use detcd::server::watch_stream::WatchSession;
-use detcd::server::{Server, ServerConfig};
 use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;

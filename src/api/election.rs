@@ -14,7 +14,8 @@ use crate::pb::v3electionpb::{
     ProclaimResponse, ResignRequest, ResignResponse,
 };
 use crate::server::handle::{Caller, Handle};
-use crate::server::recipes::{Place, queue_prefix};
+use crate::server::place::Place;
+use crate::server::recipes::queue_prefix;
 use bytes::Bytes;
 use futures::stream::{BoxStream, StreamExt};
 use prost::Message;

@@ -4,10 +4,9 @@ use crate::error::Result;
 use crate::mvcc::log::Version;
 use crate::mvcc::revision::KeyRange;
 use crate::mvcc::store::Store;
-use crate::mvcc::txn::side;
 use crate::pb::etcdserverpb::compare::{CompareResult, CompareTarget, TargetUnion};
 use crate::pb::etcdserverpb::request_op::Request;
-use crate::pb::etcdserverpb::{Compare, TxnRequest};
+use crate::pb::etcdserverpb::{Compare, RequestOp, TxnRequest};
 use bytes::Bytes;
 use std::cmp::Ordering;
 
@@ -34,6 +33,11 @@ fn walk(store: &Store, request: &TxnRequest, path: &mut Vec<bool>) -> Result<()>
         }
     }
     Ok(())
+}
+
+/// The operations that the outcome of the compares chooses.
+pub(super) fn side(request: &TxnRequest, succeeded: bool) -> &[RequestOp] {
+    if succeeded { &request.success } else { &request.failure }
 }
 
 /// Whether all keys of the range satisfy the compare. Without any key, an absent key is compared

@@ -1,7 +1,7 @@
 //! The store: every version of every key since the last compaction, in memory or on the way to it.
 
-use crate::error::{Error, Result};
-use crate::mvcc::change::{Change, DeleteOutcome, PutOutcome};
+use crate::error::Result;
+use crate::mvcc::change::Change;
 use crate::mvcc::digest::Digest;
 use crate::mvcc::index::Index;
 use crate::mvcc::key_index::{KeyId, Keys, Mark};
@@ -9,8 +9,6 @@ use crate::mvcc::log::{RevisionLog, Version};
 use crate::mvcc::owned::owned;
 use crate::mvcc::queue::Queues;
 use crate::mvcc::record::{ColdValues, Swept, Value};
-use crate::mvcc::txn::WriteTxn;
-use crate::pb::etcdserverpb::{DeleteRangeRequest, PutRequest};
 use crate::pb::mvccpb::KeyValue;
 use bytes::Bytes;
 use std::collections::VecDeque;
@@ -138,48 +136,6 @@ impl Store {
     /// The revision of the last compaction; -1 if there was none.
     pub fn compact_revision(&self) -> i64 {
         self.compacted
-    }
-
-    /// Begins a transaction that takes the next revision once it changes something.
-    pub fn write(&mut self) -> WriteTxn<'_> {
-        WriteTxn::new(self, 0)
-    }
-
-    /// Applies one put as a transaction of its own.
-    pub fn put(
-        &mut self,
-        request: &PutRequest,
-        lease_exists: &dyn Fn(i64) -> bool,
-    ) -> Result<PutOutcome> {
-        // etcd looks at the lease before the key (apply.go, Put).
-        if request.lease != 0 && !lease_exists(request.lease) {
-            return Err(Error::LeaseNotFound);
-        }
-        let mut txn = WriteTxn::new(self, 1);
-        let response = txn.apply_put(request)?;
-        let lost = txn.lost();
-        Ok(PutOutcome { response, changes: txn.end(), lost })
-    }
-
-    /// Deletes the live keys of a range as a transaction of its own.
-    pub fn delete_range(&mut self, request: &DeleteRangeRequest) -> DeleteOutcome {
-        let mut txn = self.write();
-        let response = txn.apply_delete_range(request);
-        let lost = txn.lost();
-        DeleteOutcome { response, changes: txn.end(), lost }
-    }
-
-    /// Deletes those of `keys` that live, in key order and in one revision, as the end of a lease
-    /// does. Without any, the revision stays.
-    pub fn delete_keys(&mut self, keys: &[Bytes]) -> Vec<Change> {
-        let mut sorted: Vec<&Bytes> = keys.iter().collect();
-        sorted.sort_unstable();
-        sorted.dedup();
-        let mut txn = self.write();
-        for key in sorted {
-            txn.delete(key);
-        }
-        txn.end()
     }
 
     /// What the quota is compared with: key, value and overhead of every record that the compact

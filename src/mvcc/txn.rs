@@ -1,8 +1,8 @@
 //! Transactions: compares, a check of all that may fail, and the writes in one revision.
 
 use crate::error::{Error, Result};
-use crate::mvcc::change::{Change, TxnOutcome};
-use crate::mvcc::compare::txn_path;
+use crate::mvcc::change::{Change, DeleteOutcome, PutOutcome, TxnOutcome};
+use crate::mvcc::compare::{side, txn_path};
 use crate::mvcc::log::Version;
 use crate::mvcc::owned::owned;
 use crate::mvcc::range::check_sort;
@@ -12,7 +12,7 @@ use crate::pb::etcdserverpb::request_op::Request;
 use crate::pb::etcdserverpb::response_op::Response;
 use crate::pb::etcdserverpb::{
     DeleteRangeRequest, DeleteRangeResponse, PutRequest, PutResponse, RangeRequest, RangeResponse,
-    RequestOp, ResponseHeader, ResponseOp, TxnRequest, TxnResponse,
+    ResponseHeader, ResponseOp, TxnRequest, TxnResponse,
 };
 use bytes::Bytes;
 use std::slice::Iter;
@@ -194,16 +194,53 @@ impl<'a> WriteTxn<'a> {
     }
 }
 
-/// The operations that the outcome of the compares chooses.
-pub(super) fn side(request: &TxnRequest, succeeded: bool) -> &[RequestOp] {
-    if succeeded { &request.success } else { &request.failure }
-}
-
 impl Store {
     /// The newest version of a key, if it lives.
     fn newest(&self, key: &[u8]) -> Option<&Version> {
         let id = self.index.get(&self.keys, key)?;
         self.visible(id, i64::MAX)
+    }
+
+    /// Begins a transaction that takes the next revision once it changes something.
+    pub fn write(&mut self) -> WriteTxn<'_> {
+        WriteTxn::new(self, 0)
+    }
+
+    /// Applies one put as a transaction of its own.
+    pub fn put(
+        &mut self,
+        request: &PutRequest,
+        lease_exists: &dyn Fn(i64) -> bool,
+    ) -> Result<PutOutcome> {
+        // etcd looks at the lease before the key (apply.go, Put).
+        if request.lease != 0 && !lease_exists(request.lease) {
+            return Err(Error::LeaseNotFound);
+        }
+        let mut txn = WriteTxn::new(self, 1);
+        let response = txn.apply_put(request)?;
+        let lost = txn.lost();
+        Ok(PutOutcome { response, changes: txn.end(), lost })
+    }
+
+    /// Deletes the live keys of a range as a transaction of its own.
+    pub fn delete_range(&mut self, request: &DeleteRangeRequest) -> DeleteOutcome {
+        let mut txn = self.write();
+        let response = txn.apply_delete_range(request);
+        let lost = txn.lost();
+        DeleteOutcome { response, changes: txn.end(), lost }
+    }
+
+    /// Deletes those of `keys` that live, in key order and in one revision, as the end of a lease
+    /// does. Without any, the revision stays.
+    pub fn delete_keys(&mut self, keys: &[Bytes]) -> Vec<Change> {
+        let mut sorted: Vec<&Bytes> = keys.iter().collect();
+        sorted.sort_unstable();
+        sorted.dedup();
+        let mut txn = self.write();
+        for key in sorted {
+            txn.delete(key);
+        }
+        txn.end()
     }
 
     /// Applies a transaction: all compares first, those of nested transactions too; then a check

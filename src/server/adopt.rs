@@ -8,8 +8,8 @@
 //! A log that has a directory of its own (`--wal-dir`) is made aside there, and follows last;
 //! etcd's stays beside it as `*.wal.etcd`.
 
-use super::ServerConfig;
 use super::restore::{BackupFile, RestoreOptions, restore_as};
+use super::server_config::ServerConfig;
 use super::start_error::StartError;
 use crate::env::disk::Disk;
 use crate::membership::Members;
@@ -213,7 +213,8 @@ fn way_over(config: &ServerConfig, database: &Path) -> String {
 mod tests {
     use super::*;
     use crate::env::mem_disk::MemDisk;
-    use crate::storage::wal::{Wal, WalMetadata, WalOptions};
+    use crate::storage::segment::WalMetadata;
+    use crate::storage::wal::{Wal, WalOptions};
     use futures::executor::block_on;
 
     /// A checksum of 0, as every segment of etcd's begins.

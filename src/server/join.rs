@@ -3,13 +3,13 @@
 //!
 //! Rules and texts are etcd's (`server/etcdserver/bootstrap.go`, `api/membership/cluster.go`).
 
-use super::ServerConfig;
 use super::peers::connect;
+use super::server_config::ServerConfig;
 use super::start_error::StartError;
 use crate::env::Env;
 use crate::membership::{Members, member_id};
 use crate::pb::raftpb::{InfoRequest, InfoResponse, Member};
-use crate::storage::wal::WalMetadata;
+use crate::storage::segment::WalMetadata;
 use std::collections::BTreeSet;
 use std::time::Duration;
 

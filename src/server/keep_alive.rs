@@ -4,6 +4,7 @@
 //! moment are renewed by one confirmation of leadership, or forwarded in one call to the leader.
 
 use super::handle::{Caller, Handle};
+use super::keep_alive_queue::Link;
 use super::lease_driver::{EXPIRING, renew_here, time_to_live_here};
 use super::peers::PROTOCOL_VERSION;
 use super::shared::Shared;
@@ -14,62 +15,15 @@ use crate::error::{Error, Result};
 use crate::pb::etcdserverpb as api;
 use crate::pb::raftpb::peer_client::PeerClient;
 use crate::pb::raftpb::{LeaseRenewRequest, PeerHeader, PeerLeaseTimeToLiveRequest};
-use crate::raft::message::NodeId;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::{Notify, oneshot};
 use tonic::transport::{Channel, Endpoint};
-
-/// Keep-alives that may wait on one member; a further one is refused.
-const WAITING_MAX: usize = 200_000;
-
-/// Keep-alives that are renewed under one hold of the state.
-const BATCH_MAX: usize = 2_000;
 
 /// The pause before a keep-alive is tried again, for want of a leader or for an end under way.
 const RETRY_PAUSE: Duration = Duration::from_millis(50);
 
 /// How often a lease id of ours is drawn before the caller is told that all were taken.
 const DRAWS_MAX: usize = 8;
-
-/// The keep-alives that wait on one member.
-#[derive(Default)]
-pub struct KeepAlives {
-    waiting: Mutex<Vec<(i64, oneshot::Sender<Result<i64>>)>>,
-    wake: Notify,
-    link: Mutex<Option<Link>>,
-}
-
-/// The way to the leader that was used last.
-struct Link {
-    leader: NodeId,
-    client: PeerClient<Channel>,
-}
-
-impl KeepAlives {
-    fn enter(&self, id: i64) -> Result<oneshot::Receiver<Result<i64>>> {
-        let (reply, answer) = oneshot::channel();
-        let mut waiting = self.waiting.lock().expect("no holder of keep-alives panics");
-        if waiting.len() >= WAITING_MAX {
-            return Err(Error::TooManyRequests);
-        }
-        waiting.push((id, reply));
-        drop(waiting);
-        self.wake.notify_one();
-        Ok(answer)
-    }
-
-    /// How many wait.
-    pub fn count(&self) -> usize {
-        self.waiting.lock().expect("no holder of keep-alives panics").len()
-    }
-
-    fn take_batch(&self) -> Vec<(i64, oneshot::Sender<Result<i64>>)> {
-        let mut waiting = self.waiting.lock().expect("no holder of keep-alives panics");
-        let count = waiting.len().min(BATCH_MAX);
-        waiting.drain(..count).collect()
-    }
-}
 
 /// Renews what waits, batch by batch; runs until the server stops.
 pub async fn run(shared: Arc<Shared>) {
@@ -121,7 +75,7 @@ pub fn leader_client(shared: &Shared) -> Result<(PeerClient<Channel>, PeerHeader
         to: leader,
         peer_urls: shared.peer_urls.clone(),
     };
-    let mut link = shared.keep_alives.link.lock().expect("no holder of the link panics");
+    let mut link = shared.keep_alives.link();
     if let Some(link) = link.as_ref().filter(|link| link.leader == leader) {
         return Ok((link.client.clone(), header));
     }
@@ -137,7 +91,7 @@ pub fn leader_client(shared: &Shared) -> Result<(PeerClient<Channel>, PeerHeader
 
 /// Forgets a connection that failed, so that the next try draws an address afresh.
 fn unlink(shared: &Shared) -> Error {
-    *shared.keep_alives.link.lock().expect("no holder of the link panics") = None;
+    *shared.keep_alives.link() = None;
     Error::LeaderChanged
 }
 

@@ -6,8 +6,8 @@
 //! apply and knows no configuration, so it never stands for election; it votes and acknowledges as
 //! before. `state_check` has it rebuilt, and with an install the empty state is gone for good.
 
-use super::ServerConfig;
 use super::join::ask_about_members;
+use super::server_config::ServerConfig;
 use super::start_error::StartError;
 use crate::apply::machine::{Position, StateMachine};
 use crate::apply::request;
@@ -19,7 +19,8 @@ use crate::storage::data_dir::DataDir;
 use crate::storage::error::StorageError;
 use crate::storage::manifest::Manifest;
 use crate::storage::replay::Base;
-use crate::storage::wal::{Wal, WalMetadata, WalOptions, WalState};
+use crate::storage::segment::WalMetadata;
+use crate::storage::wal::{Wal, WalOptions, WalState};
 
 /// Ids of runs that are left out when no manifest says which were used: others may hold runs of
 /// this member that it does not have any more.

@@ -48,6 +48,7 @@ pub mod hash_history;
 pub mod installer;
 pub mod join;
 pub mod keep_alive;
+pub mod keep_alive_queue;
 pub mod lease_driver;
 pub mod leave;
 pub mod load;
@@ -60,6 +61,7 @@ pub mod outbox;
 pub mod peer_service;
 pub mod peers;
 pub mod pending;
+pub mod place;
 pub mod prober;
 pub mod publish;
 pub mod reads;
@@ -73,6 +75,7 @@ pub mod run_dir;
 pub mod runs;
 pub mod scrub;
 pub mod sent;
+pub mod server_config;
 pub mod shared;
 pub mod snapshots;
 pub mod space;
@@ -85,7 +88,6 @@ pub mod versions;
 pub mod watch_stream;
 pub mod wire;
 
-use crate::config::settings::AutoCompaction;
 use crate::env::Env;
 use crate::env::recorder::{self, Standing};
 use crate::metrics::Metrics;
@@ -102,13 +104,12 @@ use handle::Handle;
 use node::{Node, Outlets};
 use peer_service::PeerService;
 use peers::Peers;
-use reconfig_check::MembershipOptions;
 use recovery::{Recovery, recover};
-use shared::{CheckpointOptions, Limits, Parts, Shared, StopReason};
+use server_config::ServerConfig;
+use shared::{Parts, Shared, StopReason};
 use space::{Space, SpaceParts};
 use start_error::StartError;
 use std::net::SocketAddr;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::mpsc;
@@ -117,51 +118,7 @@ use tokio::task::JoinHandle;
 /// Events that may wait for the consensus task.
 const INBOX_EVENTS: usize = 4096;
 
-/// What a server is told when it starts.
-#[derive(Clone, Debug)]
-pub struct ServerConfig {
-    pub name: String,
-    pub data_dir: PathBuf,
-    /// The log's own directory, if it has one.
-    pub wal_dir: Option<PathBuf>,
-    /// The founders, or the members of the cluster to join: each a name and its peer URLs.
-    pub initial_cluster: Vec<(String, Vec<String>)>,
-    /// A member without data joins a running cluster, and founds none.
-    pub joins: bool,
-    /// Make this member the only one of a cluster of its own, with the data that it has.
-    pub force_new_cluster: bool,
-    pub initial_cluster_token: String,
-    pub advertise_client_urls: Vec<String>,
-    /// Where the other members find this one.
-    pub advertise_peer_urls: Vec<String>,
-    pub heartbeat_ms: u64,
-    pub election_ms: u64,
-    pub pre_vote: bool,
-    /// A member that starts waits for a leader's heartbeat, not for an election timeout.
-    pub initial_tick_advance: bool,
-    pub segment_bytes: u64,
-    pub quota_bytes: i64,
-    pub auto_compaction: AutoCompaction,
-    /// Bytes of the disk that are set aside for the day on which it is full.
-    pub reserve_bytes: u64,
-    pub progress_notify_interval: Duration,
-    pub limits: Limits,
-    pub checkpoints: CheckpointOptions,
-    pub membership: MembershipOptions,
-    /// Serve clients only once the state was found equal to that of a majority.
-    pub initial_corrupt_check: bool,
-    /// How often what is in memory is held against its digests; zero for never.
-    pub corrupt_check_interval: Duration,
-}
-
 impl ServerConfig {
-    /// The shortest TTL that a lease is granted: long enough to survive an election, in whole
-    /// seconds (etcd, `etcdserver/server.go`, `minTTL`).
-    pub fn lease_ttl_secs_min(&self) -> i64 {
-        let ms = (3 * self.election_ms).div_ceil(2);
-        i64::try_from(ms.div_ceil(1000)).unwrap_or(i64::MAX)
-    }
-
     fn hub_options(&self, seed: u64) -> HubOptions {
         HubOptions {
             queue_items: self.limits.watch_queue_items,
@@ -197,39 +154,6 @@ impl ServerConfig {
             seed: seed ^ id,
             max_uncommitted_bytes: 512 << 20,
             max_ready_bytes: 16 << 20,
-        }
-    }
-}
-
-impl Default for ServerConfig {
-    fn default() -> ServerConfig {
-        ServerConfig {
-            name: "default".to_string(),
-            data_dir: PathBuf::from("default.etcd"),
-            wal_dir: None,
-            initial_cluster: vec![(
-                "default".to_string(),
-                vec!["http://localhost:2380".to_string()],
-            )],
-            joins: false,
-            force_new_cluster: false,
-            initial_cluster_token: "etcd-cluster".to_string(),
-            advertise_client_urls: vec!["http://localhost:2379".to_string()],
-            advertise_peer_urls: vec!["http://localhost:2380".to_string()],
-            heartbeat_ms: 100,
-            election_ms: 1000,
-            pre_vote: true,
-            initial_tick_advance: true,
-            segment_bytes: 64 << 20,
-            quota_bytes: 2 << 30,
-            auto_compaction: AutoCompaction::Off,
-            reserve_bytes: 0,
-            progress_notify_interval: Duration::from_secs(600),
-            limits: Limits::default(),
-            checkpoints: CheckpointOptions::default(),
-            membership: MembershipOptions::default(),
-            initial_corrupt_check: false,
-            corrupt_check_interval: Duration::ZERO,
         }
     }
 }

@@ -7,6 +7,7 @@
 //! (etcd, `client/v3/concurrency`, `mutex.go` and `election.go`.)
 
 use super::handle::{Caller, Handle};
+use super::place::Place;
 use super::shared::Shared;
 use super::watch_stream::WatchSession;
 use crate::error::{Error, Result};
@@ -20,30 +21,8 @@ use crate::pb::etcdserverpb::{
 use crate::pb::mvccpb::event::EventType;
 use crate::pb::mvccpb::{Event, KeyValue};
 use bytes::{BufMut, Bytes, BytesMut};
-use std::sync::{Arc, Mutex};
-use tokio::sync::{Notify, oneshot};
-
-/// A place in a queue.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Place {
-    pub key: Bytes,
-    /// The creation revision of the key.
-    pub revision: i64,
-}
-
-/// The places of callers who went away while they waited, to be given up.
-#[derive(Default)]
-pub struct Abandoned {
-    places: Mutex<Vec<Place>>,
-    wake: Notify,
-}
-
-impl Abandoned {
-    /// How many wait to be given up.
-    pub fn count(&self) -> usize {
-        self.places.lock().expect("no holder of abandoned places panics").len()
-    }
-}
+use std::sync::Arc;
+use tokio::sync::oneshot;
 
 /// Gives a place up unless it is kept: a caller that goes away drops the future it waited in.
 struct Guard {
@@ -60,9 +39,7 @@ impl Guard {
 impl Drop for Guard {
     fn drop(&mut self) {
         let Some(place) = self.place.take() else { return };
-        let abandoned = &self.shared.abandoned;
-        abandoned.places.lock().expect("no holder of abandoned places panics").push(place);
-        abandoned.wake.notify_one();
+        self.shared.abandoned.push(place);
     }
 }
 
@@ -71,9 +48,7 @@ pub async fn run(shared: Arc<Shared>) {
     let handle = Handle::new(shared.clone());
     loop {
         shared.abandoned.wake.notified().await;
-        let places = &shared.abandoned.places;
-        let taken = std::mem::take(&mut *places.lock().expect("no holder panics"));
-        for place in taken {
+        for place in shared.abandoned.take() {
             // Without a quorum the key stays until its lease ends.
             if let Err(error) = handle.leave(&Caller::default(), &place).await {
                 tracing::debug!(%error, "an abandoned place in a queue stays");

@@ -1,9 +1,9 @@
 //! From what the disk holds to a server that can start: straight down, no branches back.
 
-use super::ServerConfig;
 use super::join::{check_founding, founder_id, join, removed};
 use super::lost_state::{self, LostState};
 use super::runs::{RunTable, restore};
+use super::server_config::ServerConfig;
 use super::start_error::StartError;
 use crate::alarm::Alarms;
 use crate::apply::machine::{Position, StateMachine};
@@ -22,7 +22,8 @@ use crate::storage::checkpoint::{self, Checkpoint, NextNumbers, next_numbers};
 use crate::storage::data_dir::DataDir;
 use crate::storage::error::StorageError;
 use crate::storage::manifest::{self, Manifest};
-use crate::storage::wal::{Wal, WalBatch, WalMetadata, WalOptions, WalState};
+use crate::storage::segment::WalMetadata;
+use crate::storage::wal::{Wal, WalBatch, WalOptions, WalState};
 use std::sync::Arc;
 
 /// What a server starts from.

@@ -2,9 +2,9 @@
 
 use super::event::Event;
 use super::hash_history::HashHistory;
-use super::keep_alive::KeepAlives;
+use super::keep_alive_queue::KeepAlives;
 use super::pending::Pending;
-use super::recipes::Abandoned;
+use super::place::Abandoned;
 use super::reconfig_check::MembershipOptions;
 use super::runs::RunTable;
 use super::sent::Sent;

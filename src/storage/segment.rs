@@ -8,7 +8,6 @@ use crate::env::disk::{Disk, File};
 use crate::raft::message::HardState;
 use crate::storage::error::StorageError;
 use crate::storage::frame;
-use crate::storage::wal::WalMetadata;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -42,6 +41,13 @@ impl SegmentName {
         let name = SegmentName { sequence: number(sequence)?, first_index: number(first_index)? };
         (sequence.len() == 16 && first_index.len() == 16).then_some(name)
     }
+}
+
+/// Whose log this is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct WalMetadata {
+    pub cluster_id: u64,
+    pub member_id: u64,
 }
 
 /// What a segment begins with: enough to go on when all segments before it are released.

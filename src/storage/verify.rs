@@ -84,7 +84,8 @@ mod tests {
     use crate::storage::data_dir::DataDir;
     use crate::storage::record::Record;
     use crate::storage::run_writer::write_run;
-    use crate::storage::wal::{Wal, WalBatch, WalMetadata, WalOptions};
+    use crate::storage::segment::WalMetadata;
+    use crate::storage::wal::{Wal, WalBatch, WalOptions};
     use bytes::Bytes;
     use futures::executor::block_on;
     use std::sync::Arc;

@@ -16,7 +16,7 @@ use crate::storage::directory;
 use crate::storage::error::StorageError;
 use crate::storage::frame::{self, BatchWriter, Expected, Place};
 use crate::storage::replay::{self, Base, Replayed};
-use crate::storage::segment::{self, HEADER_BYTES, SegmentHeader, SegmentName};
+use crate::storage::segment::{self, HEADER_BYTES, SegmentHeader, SegmentName, WalMetadata};
 use bytes::BytesMut;
 use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
@@ -37,13 +37,6 @@ impl Default for WalOptions {
     fn default() -> WalOptions {
         WalOptions { segment_bytes: 64 << 20 }
     }
-}
-
-/// Whose log this is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct WalMetadata {
-    pub cluster_id: u64,
-    pub member_id: u64,
 }
 
 /// What a log says when it is opened.

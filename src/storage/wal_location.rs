@@ -134,7 +134,8 @@ async fn forget(disk: &dyn Disk, member_dir: &Path) -> Result<(), StorageError> 
 mod tests {
     use super::*;
     use crate::env::mem_disk::MemDisk;
-    use crate::storage::wal::{WalMetadata, WalOptions};
+    use crate::storage::segment::WalMetadata;
+    use crate::storage::wal::WalOptions;
     use futures::executor::block_on;
     use std::sync::Arc;
 

@@ -116,7 +116,8 @@ mod tests {
     use super::*;
     use crate::env::mem_disk::MemDisk;
     use crate::raft::message::{Entry, EntryKind};
-    use crate::storage::wal::{Wal, WalBatch, WalMetadata, WalOptions};
+    use crate::storage::segment::WalMetadata;
+    use crate::storage::wal::{Wal, WalBatch, WalOptions};
     use bytes::Bytes;
     use futures::executor::block_on;
     use std::sync::Arc;
