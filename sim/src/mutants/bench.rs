@@ -160,6 +160,21 @@ fn copy_tree(root: &Path, copy: &Path) -> Result<(), String> {
         fs::create_dir_all(to.parent().expect("a file in a tree has a folder")).map_err(failed)?;
         fs::write(&to, bytes).map_err(failed)?;
     }
+    remove_strays(root, copy, Path::new(""))
+}
+
+/// Removes what an earlier copy left that is not in the tree any more: it would be built, too.
+fn remove_strays(root: &Path, copy: &Path, below: &Path) -> Result<(), String> {
+    let failed = |e: std::io::Error| format!("looking into {}: {e}", below.display());
+    for entry in fs::read_dir(copy.join(below)).map_err(failed)? {
+        let entry = entry.map_err(failed)?;
+        let name = below.join(entry.file_name());
+        if entry.file_type().map_err(failed)?.is_dir() {
+            remove_strays(root, copy, &name)?;
+        } else if !root.join(&name).exists() {
+            fs::remove_file(entry.path()).map_err(failed)?;
+        }
+    }
     Ok(())
 }
 

@@ -12,7 +12,9 @@ mod disk;
 mod gone_leader;
 mod member;
 mod storm;
+mod trapping;
 mod traps;
+mod weather;
 
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -26,8 +28,8 @@ use crate::raft_ring::checker::{Checker, FOUNDATION};
 use crate::raft_ring::dice::Dice;
 use crate::raft_ring::disk::Manifest;
 use crate::raft_ring::member::{Member, PendingInstall};
-use crate::raft_ring::storm::Weather;
 use crate::raft_ring::traps::Traps;
+use crate::raft_ring::weather::Weather;
 
 /// What happened in one history, to see that the search reaches what it is meant to reach.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
