@@ -26,7 +26,8 @@ pub trait Disk: Send + Sync {
     /// Makes an empty file; fails if the name is taken.
     fn create(&self, path: &Path) -> io::Result<Arc<dyn File>>;
 
-    /// Opens a file for reading and writing; fails if there is none.
+    /// Opens a file for reading and writing; fails if there is none. One that may only be read is
+    /// opened for that, and a write to it fails.
     fn open(&self, path: &Path) -> io::Result<Arc<dyn File>>;
 
     /// Gives a file another name, replacing what bore it.

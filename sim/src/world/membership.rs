@@ -74,6 +74,7 @@ pub async fn change(cluster: &Cluster, action: &Action) {
         cluster: cluster.clone(),
         book: cluster.book().clone(),
         chance: Stream::new(cluster.plan().seed, &label),
+        asks_two: Stream::new(cluster.plan().seed, &format!("{label}, twice")).chance(500),
     };
     // Only an answer makes it certain again.
     let certain = !std::mem::replace(&mut changes.uncertain, true);
@@ -91,6 +92,8 @@ struct Operator {
     cluster: Cluster,
     book: SharedBook,
     chance: Stream,
+    /// Every question goes to two members at once, as where two operators do not know of each other.
+    asks_two: bool,
 }
 
 impl Operator {
@@ -137,8 +140,11 @@ impl Operator {
         let urls = vec![peer_url(seat)];
         for _ in 0..ATTEMPTS {
             let request = MemberAddRequest { peer_ur_ls: urls.clone(), is_learner };
-            let mut client = self.client();
-            let added = bounded(async { client.member_add(request).await.map(drop) }).await;
+            let add = |mut client: ClusterClient<Channel>| {
+                let request = request.clone();
+                async move { client.member_add(request).await.map(drop) }
+            };
+            let added = self.ask(add).await;
             self.book.line(format_args!("adding m{seat}: {}", Said(&added)));
             match added {
                 Ok(()) => return true,
@@ -153,9 +159,10 @@ impl Operator {
     async fn remove(&mut self, seat: usize) -> bool {
         let Some(id) = self.book.lock().id_of(seat) else { return false };
         for _ in 0..ATTEMPTS {
-            let mut client = self.client();
-            let request = MemberRemoveRequest { id };
-            let removed = bounded(async { client.member_remove(request).await.map(drop) }).await;
+            let remove = |mut client: ClusterClient<Channel>| async move {
+                client.member_remove(MemberRemoveRequest { id }).await.map(drop)
+            };
+            let removed = self.ask(remove).await;
             self.book.line(format_args!("removing m{seat}: {}", Said(&removed)));
             match removed {
                 Ok(()) => return true,
@@ -185,6 +192,20 @@ impl Operator {
             }
         }
         false
+    }
+
+    /// Asks, and says what it was told; of two answers, the one that says that it is done.
+    async fn ask<F>(&mut self, call: impl Fn(ClusterClient<Channel>) -> F) -> Result<(), Status>
+    where
+        F: Future<Output = Result<(), Status>>,
+    {
+        let first = bounded(call(self.client()));
+        if !self.asks_two {
+            return first.await;
+        }
+        let second = bounded(call(self.client()));
+        let (first, second) = futures::join!(first, second);
+        first.or(second)
     }
 
     /// A way to some member of the moment.

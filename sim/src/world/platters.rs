@@ -62,9 +62,9 @@ pub fn hints(cluster: &Cluster, book: &Book) -> BTreeMap<i64, usize> {
             return None;
         }
         let made = decode(&entry.data).op?;
-        let given_up = place_given_up(&made);
-        let same = |op: &Op| *op == made || given_up.as_ref() == Some(op);
-        let (i, _) = unknown.iter().find(|(_, op)| same(op))?;
+        let asked = |wanted: &Op| unknown.iter().find(|(_, op)| op == wanted);
+        // What stands there itself goes first: clients ask for the same deletions, too.
+        let (i, _) = asked(&made).or_else(|| asked(&place_given_up(&made)?))?;
         Some((revision, *i))
     };
     gaps.into_iter().filter_map(hint).collect()
