@@ -9,7 +9,7 @@ use crate::wire;
 use detcd::apply::request::{Op, decode};
 use detcd::env::disk::Disk;
 use detcd::pb::etcdserverpb::request_op;
-use detcd::raft::message::EntryKind;
+use detcd::raft::message::{Entry, EntryKind};
 use detcd::storage::checkpoint::{Recovery, recover};
 use detcd::storage::data_dir::DataDir;
 use detcd::storage::error::StorageError;
@@ -50,12 +50,7 @@ pub fn hints(cluster: &Cluster, book: &Book) -> BTreeMap<i64, usize> {
     if gaps.is_empty() || unknown.is_empty() {
         return BTreeMap::new();
     }
-    let ends = (0..cluster.members()).filter_map(|member| found(cluster, member));
-    let Some(longest) = ends.max_by_key(|found| found.wal.last_index()) else {
-        return BTreeMap::new();
-    };
-    let mut entries = book.released.clone();
-    entries.extend(longest.log.entries.into_iter().map(|entry| (entry.index, entry)));
+    let entries = entries(cluster, book);
     let hint = |revision: i64| {
         let entry = entries.get(&book.raft.index_of(revision)?)?;
         if entry.kind != EntryKind::Normal || entry.data.is_empty() {
@@ -68,6 +63,21 @@ pub fn hints(cluster: &Cluster, book: &Book) -> BTreeMap<i64, usize> {
         Some((revision, *i))
     };
     gaps.into_iter().filter_map(hint).collect()
+}
+
+/// Every entry that stands in some log, or stood there before a checkpoint. A member may have lost
+/// those before a checkpoint of which nobody heard, its process having ended with it; and of two at
+/// one index the later term is the one that counts, if either does.
+fn entries(cluster: &Cluster, book: &Book) -> BTreeMap<u64, Entry> {
+    let mut entries = book.released.clone();
+    let logs = (0..cluster.members()).filter_map(|member| found(cluster, member));
+    for entry in logs.flat_map(|found| found.log.entries) {
+        let known = entries.get(&entry.index);
+        if known.is_none_or(|known| known.term < entry.term) {
+            entries.insert(entry.index, entry);
+        }
+    }
+    entries
 }
 
 /// What the member would come up with after a power cut at this moment.
