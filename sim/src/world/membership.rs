@@ -128,11 +128,13 @@ impl Operator {
         }
     }
 
-    /// Whether a quorum keeps its disks without this member.
+    /// Whether a quorum keeps its disks without this member. Who was added and has not come up yet
+    /// keeps nothing.
     fn may_lose(&self, lost: usize) -> bool {
         let book = self.book.lock();
         let voters = book.voters();
-        let left = voters.iter().filter(|m| **m != lost && !book.members[**m].out).count();
+        let keeps = |m: &&usize| !book.members[**m].out && book.members[**m].persisted > 0;
+        let left = voters.iter().filter(|m| **m != lost).filter(keeps).count();
         left > voters.len() / 2
     }
 

@@ -90,27 +90,31 @@ pub async fn make_room(cluster: &Cluster, core: &[usize], until: Nanos) {
     let work = node.spawn(async move {
         let book = cluster.book().clone();
         let mut caller = Caller::new(CLIENT, cluster.members(), TIMEOUT, book.clone());
-        let raised = || {
-            let server = cluster.server(core[0]);
+        let raised = |member: usize| {
+            let server = cluster.server(member);
             server.map(|s| s.shared().state().alarms.list(AlarmType::Nospace)).unwrap_or_default()
         };
-        let own = |alarm: &AlarmMember| core.iter().any(|m| id_of(*m) == alarm.member_id);
         loop {
             if book.now() > until || book.is_broken() {
                 return;
             }
+            // A change that was asked for under the faults may have removed somebody since.
+            let voters = book.lock().voters();
+            let core: Vec<usize> = core.iter().copied().filter(|m| voters.contains(m)).collect();
+            let Some(first) = core.first().copied() else { return };
+            let own = |alarm: &AlarmMember| core.iter().any(|m| id_of(*m) == alarm.member_id);
             let mut made = false;
-            if let Outcome::Done(reply) = caller.ask(core[0], delete_all()).await {
+            if let Outcome::Done(reply) = caller.ask(first, delete_all()).await {
                 let compact = Request::Compact { revision: reply.revision, physical: false };
-                let compacted = caller.ask(core[0], compact).await;
+                let compacted = caller.ask(first, compact).await;
                 // A refusal says that this revision was compacted before.
                 made = matches!(compacted, Outcome::Done(_) | Outcome::Refused(_));
             }
-            for lost in raised().into_iter().filter(|alarm| !own(alarm)) {
-                ask(core[0], AlarmAction::Deactivate, lost).await;
+            for lost in raised(first).into_iter().filter(|alarm| !own(alarm)) {
+                ask(first, AlarmAction::Deactivate, lost).await;
             }
             // A member above its quota refuses puts before its alarm is there.
-            if made && raised().is_empty() {
+            if made && raised(first).is_empty() {
                 return;
             }
             tokio::time::sleep(Duration::from_millis(100)).await;
