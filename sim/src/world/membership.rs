@@ -92,7 +92,8 @@ struct Operator {
     cluster: Cluster,
     book: SharedBook,
     chance: Stream,
-    /// Every question goes to two members at once, as where two operators do not know of each other.
+    /// Every question goes to two members at once, as where two operators do not know of each
+    /// other.
     asks_two: bool,
 }
 
