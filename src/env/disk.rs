@@ -26,9 +26,13 @@ pub trait Disk: Send + Sync {
     /// Makes an empty file; fails if the name is taken.
     fn create(&self, path: &Path) -> io::Result<Arc<dyn File>>;
 
-    /// Opens a file for reading and writing; fails if there is none. One that may only be read is
-    /// opened for that, and a write to it fails.
+    /// Opens a file for reading and writing; fails if there is none.
     fn open(&self, path: &Path) -> io::Result<Arc<dyn File>>;
+
+    /// Opens a file that is only looked at, so that it need not be one that may be written.
+    fn open_to_read(&self, path: &Path) -> io::Result<Arc<dyn File>> {
+        self.open(path)
+    }
 
     /// Gives a file another name, replacing what bore it.
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;

@@ -35,10 +35,6 @@ async fn blocking<T: Send + 'static>(
     }
 }
 
-fn is_write_protected(error: &io::Error) -> bool {
-    matches!(error.kind(), io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem)
-}
-
 impl Disk for RealDisk {
     fn create(&self, path: &Path) -> io::Result<Arc<dyn File>> {
         let mut options = fs::OpenOptions::new();
@@ -47,13 +43,12 @@ impl Disk for RealDisk {
     }
 
     fn open(&self, path: &Path) -> io::Result<Arc<dyn File>> {
-        let reading = fs::OpenOptions::new().read(true).clone();
-        let file = match reading.clone().write(true).open(path) {
-            // A backup of somebody else's, or a log on a disk that was set aside, can be looked at.
-            Err(error) if is_write_protected(&error) => reading.open(path)?,
-            opened => opened?,
-        };
+        let file = fs::OpenOptions::new().read(true).write(true).open(path)?;
         Ok(Arc::new(RealFile::new(file)))
+    }
+
+    fn open_to_read(&self, path: &Path) -> io::Result<Arc<dyn File>> {
+        Ok(Arc::new(RealFile::new(fs::File::open(path)?)))
     }
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {

@@ -83,7 +83,7 @@ impl BackupFile {
     /// What is wrong with the file.
     pub fn open(disk: &dyn Disk, path: &Path, skip_hash: bool) -> Result<BackupFile, String> {
         let failed = |error: std::io::Error| format!("cannot read {}: {error}", path.display());
-        let file = disk.open(path).map_err(failed)?;
+        let file = disk.open_to_read(path).map_err(failed)?;
         let length = file.len().map_err(failed)?;
         let has_hash = length % LENGTH_UNIT == TRAILER_BYTES;
         let bytes = if has_hash { length - TRAILER_BYTES } else { length };

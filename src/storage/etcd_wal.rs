@@ -100,7 +100,7 @@ pub fn read_fresh(disk: &dyn Disk, dir: &Path) -> std::io::Result<Option<FreshLo
     let names = disk.list(dir)?;
     let mut segments = names.iter().filter(|name| name.ends_with(".wal"));
     let (Some(segment), None) = (segments.next(), segments.next()) else { return Ok(None) };
-    let file = disk.open(&dir.join(segment))?;
+    let file = disk.open_to_read(&dir.join(segment))?;
     let length = file.len()?.min(READ_BYTES_MAX) as usize;
     let mut bytes = vec![0; length];
     file.read_at(0, &mut bytes)?;
@@ -117,7 +117,7 @@ pub fn segments(disk: &dyn Disk, dir: &Path) -> std::io::Result<Vec<String>> {
         return Ok(found);
     }
     for name in disk.list(dir)?.into_iter().filter(|name| name.ends_with(".wal")) {
-        let file = disk.open(&dir.join(&name))?;
+        let file = disk.open_to_read(&dir.join(&name))?;
         let mut bytes = vec![0; file.len()?.min(HEAD_BYTES) as usize];
         file.read_at(0, &mut bytes)?;
         if frame(&bytes).is_some_and(|(record, _)| record.kind == CHECKSUM) {

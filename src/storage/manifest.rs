@@ -211,7 +211,7 @@ impl Manifest {
     pub fn load(disk: &dyn Disk, dir: &Path, sequence: u64) -> Result<Manifest, StorageError> {
         let path = dir.join(file_name(sequence));
         let failed = |error| StorageError::io(&path, "reading", error);
-        let file = disk.open(&path).map_err(failed)?;
+        let file = disk.open_to_read(&path).map_err(failed)?;
         let length = usize::try_from(file.len().map_err(failed)?).expect("it fits memory");
         let mut bytes = vec![0; length];
         file.read_at(0, &mut bytes).map_err(failed)?;

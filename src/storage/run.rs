@@ -183,7 +183,8 @@ impl Run {
     /// read.
     pub fn open(disk: &dyn Disk, dir: &Path, id: u64) -> Result<Run, StorageError> {
         let path = dir.join(file_name(id));
-        let file = disk.open(&path).map_err(|error| StorageError::io(&path, "opening", error))?;
+        let file =
+            disk.open_to_read(&path).map_err(|error| StorageError::io(&path, "opening", error))?;
         Run::read(path, file, id)
     }
 

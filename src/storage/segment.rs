@@ -183,11 +183,27 @@ pub struct Segment {
     pub bytes: Vec<u8>,
 }
 
-/// Reads a segment and verifies its header and its name.
+/// Reads a segment that may be written to, and verifies its header and its name.
 pub fn read(disk: &dyn Disk, dir: &Path, name: SegmentName) -> Result<Segment, StorageError> {
     let path = dir.join(name.file_name());
+    let file = disk.open(&path).map_err(|source| StorageError::io(&path, "reading", source))?;
+    verified(path, file, name)
+}
+
+/// The same of one that is only looked at.
+pub fn look_at(disk: &dyn Disk, dir: &Path, name: SegmentName) -> Result<Segment, StorageError> {
+    let path = dir.join(name.file_name());
+    let file =
+        disk.open_to_read(&path).map_err(|source| StorageError::io(&path, "reading", source))?;
+    verified(path, file, name)
+}
+
+fn verified(
+    path: PathBuf,
+    file: Arc<dyn File>,
+    name: SegmentName,
+) -> Result<Segment, StorageError> {
     let failed = |source| StorageError::io(&path, "reading", source);
-    let file = disk.open(&path).map_err(failed)?;
     let length = usize::try_from(file.len().map_err(failed)?).expect("a segment fits memory");
     let bytes = read_sparsely(&*file, length).map_err(failed)?;
     let header = SegmentHeader::decode(&bytes, &path)?;

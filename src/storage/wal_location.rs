@@ -94,7 +94,7 @@ fn read(disk: &dyn Disk, member_dir: &Path) -> Result<Option<PathBuf>, StorageEr
     if !disk.exists(&path).map_err(failed)? {
         return Ok(None);
     }
-    let file = disk.open(&path).map_err(failed)?;
+    let file = disk.open_to_read(&path).map_err(failed)?;
     let mut bytes = vec![0; usize::try_from(file.len().map_err(failed)?).unwrap_or(usize::MAX)];
     file.read_at(0, &mut bytes).map_err(failed)?;
     let location: Location = serde_json::from_slice(&bytes)

@@ -41,7 +41,7 @@ pub fn walk(
     let (names, _leftovers) = find_segments(disk, dir, u64::MAX)?;
     let mut expected: Option<Expected> = None;
     for (position, name) in names.iter().enumerate() {
-        let segment = segment::read(disk, dir, *name)?;
+        let segment = segment::look_at(disk, dir, *name)?;
         let header = &segment.header;
         let begin = Expected { sequence: header.batch, chain: header.chain };
         if let Some(Expected { sequence, chain }) = expected

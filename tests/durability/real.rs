@@ -48,6 +48,10 @@ async fn files_and_names_behave_as_the_contract_says() {
     file.set_len(50).unwrap();
     file.sync().await.unwrap();
     assert_eq!(file.len().unwrap(), 50);
+    // That one can't be written shows that nobody was asked for leave to write, root or not.
+    let looked_at = RealDisk.open_to_read(&path).unwrap();
+    assert_eq!(looked_at.len().unwrap(), 50);
+    assert!(looked_at.write_at(0, b"x").is_err());
     RealDisk.rename(&path, &dir.join("y")).unwrap();
     RealDisk.sync_dir(dir).await.unwrap();
     assert_eq!(RealDisk.list(dir).unwrap(), ["y"]);
