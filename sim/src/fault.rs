@@ -196,6 +196,20 @@ pub enum Fault {
     RunRot {
         target: Target,
     },
+    /// A bit of a value rots that only a new run of the target holds, as soon as there is one, or
+    /// none does after so long. Somebody overwrites it, and asks for what was there.
+    ValueRot {
+        target: Target,
+        within_ms: u64,
+    },
+    /// A bit rots of a run that another member has just sent to the target, before it is loaded, or
+    /// none does after so long. Where it is held down, its checkpoints rot first, so that it needs
+    /// another's.
+    InstallRot {
+        target: Target,
+        within_ms: u64,
+        down_ms: Option<u64>,
+    },
     /// A bit rots in every manifest of the target while it is down, or in every run.
     CheckpointRot {
         target: Target,
@@ -295,6 +309,8 @@ impl Fault {
             Fault::MisdirectedWrite { .. } => "misdirected-write",
             Fault::Corrupt { .. } => "corrupt",
             Fault::RunRot { .. } => "run-rot",
+            Fault::ValueRot { .. } => "value-rot",
+            Fault::InstallRot { .. } => "install-rot",
             Fault::CheckpointRot { .. } => "checkpoint-rot",
             Fault::ReleasedRot { .. } => "released-rot",
             Fault::ClockRate { .. } => "clock-rate",

@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 
 /// All marks, each with what it means.
-pub const ALL: [(&str, &str); 80] = [
+pub const ALL: [(&str, &str); 81] = [
     ("leader changed", "a second term had a leader"),
     ("two leaders at once", "a leader of an old term had not heard of the leader of a later one"),
     ("quorum lost", "a majority of the members was down at once"),
@@ -85,6 +85,10 @@ pub const ALL: [(&str, &str); 80] = [
     (
         "checkpoints lost behind a release",
         "a member lost its checkpoints when its log had just been released to the last segment",
+    ),
+    (
+        "run damaged before it was loaded",
+        "a run that another member had sent rotted before its state was loaded",
     ),
     ("run damaged", "a member met a part of a run that does not verify"),
     ("scrub found damage", "the scrub met a run or a manifest that does not verify"),

@@ -82,9 +82,11 @@ const NEWCOMERS_MAX: usize = 4;
 
 const CORRUPTION: [Class; 1] = [Class { name: "corrupt", draw: corrupt, per_ten_seconds: 1 }];
 
-const ROT: [Class; 5] = [
+const ROT: [Class; 7] = [
     Class { name: "bit-rot", draw: bit_rot, per_ten_seconds: 1 },
     Class { name: "run-rot", draw: run_rot, per_ten_seconds: 2 },
+    Class { name: "value-rot", draw: value_rot, per_ten_seconds: 2 },
+    Class { name: "install-rot", draw: install_rot, per_ten_seconds: 2 },
     Class { name: "checkpoint-rot", draw: checkpoint_rot, per_ten_seconds: 1 },
     Class { name: "released-rot", draw: released_rot, per_ten_seconds: 2 },
     Class { name: "misdirected-write", draw: misdirected_write, per_ten_seconds: 1 },
@@ -123,6 +125,8 @@ pub fn draw(frame: &Frame) -> Vec<Action> {
                     | "transfer-leader"
                     | "bit-rot"
                     | "run-rot"
+                    | "value-rot"
+                    | "install-rot"
                     | "checkpoint-rot"
                     | "released-rot"
                     | "misdirected-write"
@@ -179,8 +183,8 @@ fn seat_newcomers(frame: &Frame, actions: &mut Vec<Action>) {
 fn draw_class(frame: &Frame, class: &Class, actions: &mut Vec<Action>) {
     let mut s = Stream::new(frame.seed, &format!("nemesis/{}", class.name));
     let on = match class.name {
-        "bit-rot" | "run-rot" | "checkpoint-rot" | "released-rot" => 150,
-        "misdirected-write" | "corrupt" => 150,
+        "bit-rot" | "run-rot" | "value-rot" | "install-rot" => 150,
+        "checkpoint-rot" | "released-rot" | "misdirected-write" | "corrupt" => 150,
         _ => 500,
     };
     if !s.chance(on) {
@@ -377,6 +381,17 @@ fn bit_rot(s: &mut Stream, frame: &Frame) -> Fault {
 
 fn run_rot(s: &mut Stream, frame: &Frame) -> Fault {
     Fault::RunRot { target: of_the_minority(s, frame) }
+}
+
+fn value_rot(s: &mut Stream, frame: &Frame) -> Fault {
+    let within_ms = s.between(frame.duration_ms / 10, frame.duration_ms / 2);
+    Fault::ValueRot { target: of_the_minority(s, frame), within_ms }
+}
+
+fn install_rot(s: &mut Stream, frame: &Frame) -> Fault {
+    let within_ms = s.between(frame.duration_ms / 10, frame.duration_ms / 2);
+    let down_ms = s.chance(700).then(|| span(s, frame));
+    Fault::InstallRot { target: of_the_minority(s, frame), within_ms, down_ms }
 }
 
 fn checkpoint_rot(s: &mut Stream, frame: &Frame) -> Fault {

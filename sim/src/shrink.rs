@@ -194,6 +194,8 @@ fn keeps_to_the_atlas(plan: &Plan) -> bool {
     let damaged = |action: &Action| {
         let (Fault::BitRot { target: Target::Member(member), .. }
         | Fault::RunRot { target: Target::Member(member) }
+        | Fault::ValueRot { target: Target::Member(member), .. }
+        | Fault::InstallRot { target: Target::Member(member), .. }
         | Fault::CheckpointRot { target: Target::Member(member), .. }
         | Fault::ReleasedRot { target: Target::Member(member), .. }
         | Fault::MisdirectedWrite { target: Target::Member(member), .. }

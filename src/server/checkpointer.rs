@@ -347,13 +347,18 @@ impl Checkpointer {
         Ok(())
     }
 
-    /// Tells the store that values which are not in memory stand in this run now.
+    /// Tells the store that values which are not in memory stand in this run now. If it can't be
+    /// read to its end, some do, and it is held.
     pub(super) async fn moved(&self, id: u64) -> Result<(), StorageError> {
         let moved = |store: &mut Store, revision, location| {
             store.moved(revision, location);
             ControlFlow::Continue(())
         };
-        self.move_values(id, Revision::default(), moved).await
+        let done = self.move_values(id, Revision::default(), moved).await;
+        if done.is_err() {
+            self.shared.runs.hold(id);
+        }
+        done
     }
 
     /// Goes through a run in steps, from a revision on, and offers every place to `take` until

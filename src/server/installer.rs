@@ -322,8 +322,8 @@ async fn fetch(
     }
 }
 
-/// The state that a whole checkpoint describes; nothing if it is not the one that was written down,
-/// because then the sender's copy is damaged.
+/// The state that a whole checkpoint describes; nothing if it can't be read any more, or is not the
+/// one that was written down, because then the sender's copy is damaged.
 async fn restore_received(
     owner: &Checkpointer,
     received: &Manifest,
@@ -333,7 +333,15 @@ async fn restore_received(
     let restored =
         Restored { revision: received.revision, compact_revision: received.compact_revision };
     let budget = shared.checkpoints.resident_bytes;
-    let store = restore(table, metas, restored, budget).await?;
+    let store = match restore(table, metas, restored, budget).await {
+        Ok(store) => store,
+        Err(damaged @ StorageError::Damaged { .. }) => {
+            // It verified when it came, and this member still has its own.
+            tracing::error!(%damaged, "the snapshot was damaged where it lies");
+            return Ok(None);
+        }
+        Err(error) => return Err(error),
+    };
     let applied = Position { index: received.applied_index, term: received.applied_term };
     let min_ttl = shared.lease_ttl_secs_min;
     let state = match StateMachine::from_image(store, applied, &received.sections, min_ttl) {

@@ -43,6 +43,8 @@ pub struct RunTable {
 struct Inner {
     open: BTreeMap<u64, Arc<Run>>,
     current: Vec<Counted>,
+    /// Runs that are no part of the state, though some of its values may be read only there.
+    held: BTreeSet<u64>,
     /// Tombstones behind the last run that memory has forgotten.
     buried: Vec<(Revision, Bytes)>,
 }
@@ -103,6 +105,13 @@ impl RunTable {
         self.lock().open.insert(run.meta().id, Arc::new(run));
     }
 
+    /// Keeps a run open that was to become part of the state and can't, because it was damaged when
+    /// some values had been moved to it: until another state takes the place of this one. On disk
+    /// those values stand where they stood.
+    pub fn hold(&self, id: u64) {
+        self.lock().held.insert(id);
+    }
+
     /// Adds an open run behind all others.
     pub fn append(&self, id: u64) {
         let mut inner = self.lock();
@@ -120,6 +129,7 @@ impl RunTable {
         assert!(runs.iter().all(|run| inner.open.contains_key(&run.id)), "{runs:?} are not open");
         inner.current = runs.iter().copied().map(Counted::new).collect();
         inner.buried.clear();
+        inner.held.clear();
     }
 
     /// Puts an open run, or nothing, in the place of some. Those stay readable until `retain`.
@@ -129,12 +139,13 @@ impl RunTable {
         inner.current.splice(range, new);
     }
 
-    /// Closes all runs that are not part of the state.
+    /// Closes all runs that the state does not need.
     pub fn close_others(&self) {
         let mut inner = self.lock();
-        let current: BTreeSet<u64> = inner.current.iter().map(|run| run.meta.id).collect();
-        inner.open.retain(|id, _| current.contains(id));
-        self.damage.retain(|id| current.contains(&id));
+        let mut needed: BTreeSet<u64> = inner.current.iter().map(|run| run.meta.id).collect();
+        needed.extend(&inner.held);
+        inner.open.retain(|id, _| needed.contains(id));
+        self.damage.retain(|id| needed.contains(&id));
     }
 
     /// Values that were read from runs so far.
@@ -276,8 +287,8 @@ mod tests {
     use futures::executor::block_on;
     use std::path::Path;
 
-    #[test]
-    fn an_empty_value_needs_no_run() {
+    /// The keys `key 2`, whose value is empty, and `key 3`.
+    fn table_of_one() -> Arc<RunTable> {
         let dir = Path::new("/runs");
         let disk: Arc<dyn Disk> = Arc::new(MemDisk::new());
         disk.create_dir_all(dir).expect("in memory");
@@ -293,11 +304,16 @@ mod tests {
         };
         let records = [record(2, ""), record(3, "some")].into_iter();
         let written = block_on(write_run(&disk, dir, 1, records, |_, _| {}));
-        let meta = written.expect("in memory").expect("there are records");
+        written.expect("in memory").expect("there are records");
         let run = Run::open(&*disk, dir, 1).expect("it was written");
-        let table = Arc::new(RunTable::new(vec![run]));
+        Arc::new(RunTable::new(vec![run]))
+    }
+
+    #[test]
+    fn an_empty_value_needs_no_run() {
+        let table = table_of_one();
         let restored = Restored { revision: 3, compact_revision: -1 };
-        let store = block_on(restore(&table, &[meta], restored, 0)).expect("a whole run");
+        let store = block_on(restore(&table, &table.metas(), restored, 0)).expect("a whole run");
         let value = |key: &str| store.value_at(key.as_bytes(), 3).expect("it is there").value;
         assert_eq!(store.resident_bytes(), 0);
         assert_eq!((value("key 2"), value("key 3")), (Bytes::new(), Bytes::from("some")));
@@ -305,5 +321,18 @@ mod tests {
         table.set_current(&[]);
         table.close_others();
         assert_eq!(value("key 2"), Bytes::new());
+    }
+
+    #[test]
+    fn a_run_that_is_held_stays_open_until_another_state_comes() {
+        let table = table_of_one();
+        let is_open = || table.get(1).is_some();
+        table.hold(1);
+        table.replace(0..1, None);
+        table.close_others();
+        assert!(is_open());
+        table.set_current(&[]);
+        table.close_others();
+        assert!(!is_open());
     }
 }

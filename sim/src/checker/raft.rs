@@ -264,10 +264,10 @@ impl Raft {
         state.is_some_and(known)
     }
 
-    /// The entry whose applying made `revision`.
-    pub fn index_of(&self, revision: i64) -> Option<u64> {
+    /// Index and term of the entry whose applying made `revision`.
+    pub fn entry_of(&self, revision: i64) -> Option<(u64, u64)> {
         let at = |(_, applied): &(&u64, &AppliedAt)| applied.revision >= revision;
-        self.applied.iter().find(at).map(|(index, _)| *index)
+        self.applied.iter().find(at).map(|(index, applied)| (*index, applied.term))
     }
 
     /// How many terms had a leader.

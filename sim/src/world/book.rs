@@ -81,6 +81,8 @@ pub struct Book {
     pub onlookers: u64,
     /// How many of them had those who hold leases.
     pub lease_onlookers: u64,
+    /// How many faults had somebody overwrite what they damaged.
+    pub overwriters: u64,
     pub first_fault: Option<Nanos>,
     pub acknowledged_revision: i64,
     /// Entries that members may have released from their logs.
@@ -126,6 +128,7 @@ impl SharedBook {
             ailing: Vec::new(),
             onlookers: 0,
             lease_onlookers: 0,
+            overwriters: 0,
             first_fault: None,
             acknowledged_revision: 1,
             released: BTreeMap::new(),

@@ -1,7 +1,8 @@
 //! Carries out what the nemesis planned, one task a fault; each ends what it began.
 
 use super::cluster::Cluster;
-use super::{burst, corruption, lease_onlookers, membership, onlookers, platters, slow_disk};
+use super::{burst, corruption, lease_onlookers, membership, onlookers, overwriters};
+use super::{platters, slow_disk, values};
 use crate::clock::TRUE_RATE;
 use crate::fault::{Action, Direction, Fault, Target};
 use crate::options::Mode;
@@ -59,7 +60,9 @@ pub async fn carry_out(cluster: Cluster, number: usize, action: Action) {
         | Fault::CheckpointRot { .. }
         | Fault::ReleasedRot { .. }
         | Fault::MisdirectedWrite { .. }
-        | Fault::RunRot { .. } => process(&cluster, &action).await,
+        | Fault::RunRot { .. }
+        | Fault::ValueRot { .. }
+        | Fault::InstallRot { .. } => process(&cluster, &action).await,
         Fault::FsyncStall { .. }
         | Fault::FsyncSlow { .. }
         | Fault::WriteError { .. }
@@ -276,6 +279,21 @@ async fn process(cluster: &Cluster, action: &Action) {
             let place = cluster.rot_checkpoint(member, &mut rot_stream(cluster, action));
             rots(cluster, member, place);
         }
+        Fault::ValueRot { target, within_ms } => {
+            value_rots(cluster, action, cluster.resolve(*target), *within_ms).await;
+        }
+        Fault::InstallRot { target, within_ms, down_ms } => {
+            let member = cluster.resolve(*target);
+            if let Some(down_ms) = *down_ms {
+                checkpoints_rot(cluster, action, member, down_ms).await;
+            }
+            let mut stream = rot_stream(cluster, action);
+            let place = cluster.rot_received(member, ms(*within_ms), &mut stream).await;
+            if place.is_some() {
+                cluster.book().reach("run damaged before it was loaded");
+            }
+            rots(cluster, member, place);
+        }
         Fault::CheckpointRot { target, down_ms } => {
             checkpoints_rot(cluster, action, cluster.resolve(*target), *down_ms).await;
         }
@@ -308,6 +326,17 @@ async fn process(cluster: &Cluster, action: &Action) {
         }
         other => unreachable!("{other:?} is no fault of a process"),
     }
+}
+
+async fn value_rots(cluster: &Cluster, action: &Action, member: usize, within_ms: u64) {
+    let mut cold = values::cold_within(cluster, member, ms(within_ms)).await;
+    let mut stream = rot_stream(cluster, action);
+    let Some(struck) = cold.get(stream.below(cold.len().max(1) as u64) as usize) else { return };
+    let struck = struck.location;
+    rots(cluster, member, cluster.rot_value(member, struck, &mut stream));
+    cold.retain(|value| value.location.run == struck.run);
+    cold.sort_by_key(|value| value.location.offset.abs_diff(struck.offset));
+    overwriters::send(cluster, cold.into_iter().map(|value| value.key).collect());
 }
 
 async fn checkpoints_rot(cluster: &Cluster, action: &Action, member: usize, down_ms: u64) {

@@ -51,6 +51,8 @@ pub mod onlookers;
 mod operation_marks;
 /// Who looks after quotas and alarms.
 pub mod operator;
+/// Who overwrites what has just been damaged.
+pub mod overwriters;
 /// What is on the platters.
 pub mod platters;
 /// Writes that take no longer than they have to.

@@ -52,7 +52,7 @@ pub fn hints(cluster: &Cluster, book: &Book) -> BTreeMap<i64, usize> {
     }
     let entries = entries(cluster, book);
     let hint = |revision: i64| {
-        let entry = entries.get(&book.raft.index_of(revision)?)?;
+        let entry = entries.get(&book.raft.entry_of(revision)?)?;
         if entry.kind != EntryKind::Normal || entry.data.is_empty() {
             return None;
         }
@@ -65,19 +65,14 @@ pub fn hints(cluster: &Cluster, book: &Book) -> BTreeMap<i64, usize> {
     gaps.into_iter().filter_map(hint).collect()
 }
 
-/// Every entry that stands in some log, or stood there before a checkpoint. A member may have lost
-/// those before a checkpoint of which nobody heard, its process having ended with it; and of two at
-/// one index the later term is the one that counts, if either does.
-fn entries(cluster: &Cluster, book: &Book) -> BTreeMap<u64, Entry> {
-    let mut entries = book.released.clone();
+/// Every entry that stands in some log, or stood there before a checkpoint, by index and term. A
+/// member may have lost those before a checkpoint of which nobody heard, its process having ended
+/// with it; and of several terms at one index it is not always the latest that was committed.
+fn entries(cluster: &Cluster, book: &Book) -> BTreeMap<(u64, u64), Entry> {
     let logs = (0..cluster.members()).filter_map(|member| found(cluster, member));
-    for entry in logs.flat_map(|found| found.log.entries) {
-        let known = entries.get(&entry.index);
-        if known.is_none_or(|known| known.term < entry.term) {
-            entries.insert(entry.index, entry);
-        }
-    }
-    entries
+    let entries = logs.flat_map(|found| found.log.entries);
+    let entries = entries.chain(book.released.values().cloned());
+    entries.map(|entry| ((entry.index, entry.term), entry)).collect()
 }
 
 /// What the member would come up with after a power cut at this moment.

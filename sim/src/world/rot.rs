@@ -9,6 +9,8 @@ use super::directories::{DATA_DIR, wal_dir};
 use crate::disk::SimDisk;
 use crate::random::Stream;
 use detcd::env::disk::{Disk, SECTOR_BYTES};
+use detcd::mvcc::record::Location;
+use detcd::storage::run;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use tokio::time::Instant;
@@ -19,6 +21,8 @@ const TAIL_BYTES: u64 = 24 << 10;
 const SECTORS_MAX: u64 = 8;
 /// How often it is looked for what a log has released: less than the time between two writes.
 const LOOK: Duration = Duration::from_millis(1);
+/// How often it is looked for a transfer that begins: less than one takes.
+const LOOK_SELDOM: Duration = Duration::from_millis(4);
 
 /// A file, and how it may be damaged.
 #[derive(Clone)]
@@ -54,9 +58,13 @@ fn segments(image: &SimDisk) -> Vec<Place> {
     places
 }
 
+fn run_dir() -> PathBuf {
+    Path::new(DATA_DIR).join("member").join("runs")
+}
+
 /// Runs or manifests, by how their names end.
 fn of_checkpoints(disk: &SimDisk, kind: &str) -> Vec<PathBuf> {
-    let dir = Path::new(DATA_DIR).join("member").join("runs");
+    let dir = run_dir();
     let names = disk.list(&dir).unwrap_or_default();
     names.iter().filter(|name| name.ends_with(kind)).map(|name| dir.join(name)).collect()
 }
@@ -85,6 +93,17 @@ impl Cluster {
         let kind = if stream.chance(800) { ".run" } else { ".manifest" };
         let paths = of_checkpoints(disk, kind);
         let path = if paths.is_empty() { return None } else { stream.pick(&paths).clone() };
+        self.rot_anywhere(member, path, stream)
+    }
+
+    /// Flips a bit of a file of a member's checkpoints. Says where.
+    fn rot_anywhere(
+        &self,
+        member: usize,
+        path: PathBuf,
+        stream: &mut Stream,
+    ) -> Option<(PathBuf, u64)> {
+        let disk = self.disk(member);
         let bytes = disk.platter(&path)?.len() as u64;
         let offset = stream.below(bytes.max(1));
         if !disk.rot(&path, offset, stream.below(8) as u8) {
@@ -92,6 +111,52 @@ impl Cluster {
         }
         self.state(member).runs_rotten = true;
         Some((path, offset))
+    }
+
+    /// Flips a bit of a value that lies in a run of a member. Says where, if the run is there.
+    pub fn rot_value(
+        &self,
+        member: usize,
+        value: Location,
+        stream: &mut Stream,
+    ) -> Option<(PathBuf, u64)> {
+        let path = run_dir().join(run::file_name(value.run));
+        let offset = value.offset + stream.below(u64::from(value.len).max(1));
+        if !self.disk(member).rot(&path, offset, stream.below(8) as u8) {
+            return None;
+        }
+        self.state(member).runs_rotten = true;
+        Some((path, offset))
+    }
+
+    /// Waits until a member receives a run of a state that another one sends it, and flips a bit of
+    /// it. Says where, or nothing if none comes in time.
+    pub async fn rot_received(
+        &self,
+        member: usize,
+        within: Duration,
+        stream: &mut Stream,
+    ) -> Option<(PathBuf, u64)> {
+        let until = Instant::now() + within;
+        // What stood there when the transfer was first seen.
+        let mut before: Option<Vec<PathBuf>> = None;
+        while Instant::now() < until {
+            if !self.book().lock().members[member].receives {
+                before = None;
+                tokio::time::sleep(LOOK_SELDOM).await;
+                continue;
+            }
+            // Those whose names are durable: all of them is there, then.
+            let mut runs = self.disk(member).platter_names(&run_dir());
+            runs.retain(|path| path.extension().is_some_and(|kind| kind == "run"));
+            let known = before.get_or_insert_with(|| runs.clone());
+            runs.retain(|path| !known.contains(path));
+            if let Some(path) = runs.pop() {
+                return self.rot_anywhere(member, path, stream);
+            }
+            tokio::time::sleep(LOOK).await;
+        }
+        None
     }
 
     /// Flips a bit in every manifest of a member, or in every run. Says where.
