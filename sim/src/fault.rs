@@ -210,6 +210,12 @@ pub enum Fault {
         within_ms: u64,
         down_ms: Option<u64>,
     },
+    /// A bit rots at the end of a run of the target when it leads and is asked for its state, or none
+    /// does after so long.
+    OfferRot {
+        target: Target,
+        within_ms: u64,
+    },
     /// A bit rots in every manifest of the target while it is down, or in every run.
     CheckpointRot {
         target: Target,
@@ -311,6 +317,7 @@ impl Fault {
             Fault::RunRot { .. } => "run-rot",
             Fault::ValueRot { .. } => "value-rot",
             Fault::InstallRot { .. } => "install-rot",
+            Fault::OfferRot { .. } => "offer-rot",
             Fault::CheckpointRot { .. } => "checkpoint-rot",
             Fault::ReleasedRot { .. } => "released-rot",
             Fault::ClockRate { .. } => "clock-rate",

@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 
 /// All marks, each with what it means.
-pub const ALL: [(&str, &str); 81] = [
+pub const ALL: [(&str, &str); 82] = [
     ("leader changed", "a second term had a leader"),
     ("two leaders at once", "a leader of an old term had not heard of the leader of a later one"),
     ("quorum lost", "a majority of the members was down at once"),
@@ -89,6 +89,10 @@ pub const ALL: [(&str, &str); 81] = [
     (
         "run damaged before it was loaded",
         "a run that another member had sent rotted before its state was loaded",
+    ),
+    (
+        "run damaged as it was asked for",
+        "a leader was asked for a state of which a run was damaged",
     ),
     ("run damaged", "a member met a part of a run that does not verify"),
     ("scrub found damage", "the scrub met a run or a manifest that does not verify"),

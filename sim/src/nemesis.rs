@@ -82,11 +82,12 @@ const NEWCOMERS_MAX: usize = 4;
 
 const CORRUPTION: [Class; 1] = [Class { name: "corrupt", draw: corrupt, per_ten_seconds: 1 }];
 
-const ROT: [Class; 7] = [
+const ROT: [Class; 8] = [
     Class { name: "bit-rot", draw: bit_rot, per_ten_seconds: 1 },
     Class { name: "run-rot", draw: run_rot, per_ten_seconds: 2 },
     Class { name: "value-rot", draw: value_rot, per_ten_seconds: 2 },
     Class { name: "install-rot", draw: install_rot, per_ten_seconds: 2 },
+    Class { name: "offer-rot", draw: offer_rot, per_ten_seconds: 2 },
     Class { name: "checkpoint-rot", draw: checkpoint_rot, per_ten_seconds: 1 },
     Class { name: "released-rot", draw: released_rot, per_ten_seconds: 2 },
     Class { name: "misdirected-write", draw: misdirected_write, per_ten_seconds: 1 },
@@ -127,6 +128,7 @@ pub fn draw(frame: &Frame) -> Vec<Action> {
                     | "run-rot"
                     | "value-rot"
                     | "install-rot"
+                    | "offer-rot"
                     | "checkpoint-rot"
                     | "released-rot"
                     | "misdirected-write"
@@ -183,7 +185,7 @@ fn seat_newcomers(frame: &Frame, actions: &mut Vec<Action>) {
 fn draw_class(frame: &Frame, class: &Class, actions: &mut Vec<Action>) {
     let mut s = Stream::new(frame.seed, &format!("nemesis/{}", class.name));
     let on = match class.name {
-        "bit-rot" | "run-rot" | "value-rot" | "install-rot" => 150,
+        "bit-rot" | "run-rot" | "value-rot" | "install-rot" | "offer-rot" => 150,
         "checkpoint-rot" | "released-rot" | "misdirected-write" | "corrupt" => 150,
         _ => 500,
     };
@@ -392,6 +394,11 @@ fn install_rot(s: &mut Stream, frame: &Frame) -> Fault {
     let within_ms = s.between(frame.duration_ms / 10, frame.duration_ms / 2);
     let down_ms = s.chance(700).then(|| span(s, frame));
     Fault::InstallRot { target: of_the_minority(s, frame), within_ms, down_ms }
+}
+
+fn offer_rot(s: &mut Stream, frame: &Frame) -> Fault {
+    let within_ms = s.between(frame.duration_ms / 4, frame.duration_ms);
+    Fault::OfferRot { target: of_the_minority(s, frame), within_ms }
 }
 
 fn checkpoint_rot(s: &mut Stream, frame: &Frame) -> Fault {

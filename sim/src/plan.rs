@@ -207,7 +207,7 @@ mod tests {
                 *classes.entry(action.fault.class()).or_default() += 1;
             }
         }
-        assert_eq!(classes.len(), 39, "every class is drawn: {classes:?}");
+        assert_eq!(classes.len(), 40, "every class is drawn: {classes:?}");
     }
 
     #[test]

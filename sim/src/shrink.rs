@@ -196,6 +196,7 @@ fn keeps_to_the_atlas(plan: &Plan) -> bool {
         | Fault::RunRot { target: Target::Member(member) }
         | Fault::ValueRot { target: Target::Member(member), .. }
         | Fault::InstallRot { target: Target::Member(member), .. }
+        | Fault::OfferRot { target: Target::Member(member), .. }
         | Fault::CheckpointRot { target: Target::Member(member), .. }
         | Fault::ReleasedRot { target: Target::Member(member), .. }
         | Fault::MisdirectedWrite { target: Target::Member(member), .. }

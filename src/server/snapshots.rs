@@ -38,7 +38,8 @@ impl Outgoing {
     /// Opens the newest checkpoint, or the one that the receiver has begun with.
     ///
     /// # Errors
-    /// `NotFound` before the first checkpoint, `Internal` when it can't be read.
+    /// `NotFound` before the first checkpoint, `DataLoss` when all are damaged, `Internal` when they
+    /// can't be read.
     #[allow(clippy::result_large_err, reason = "a status is what the transport takes")]
     pub fn open(
         shared: &Arc<Shared>,
@@ -49,7 +50,7 @@ impl Outgoing {
         let begun = if request.offset > 0 { request.index } else { 0 };
         let opened = find(shared, begun);
         let checkpoint = opened
-            .map_err(|error| Status::internal(error.to_string()))?
+            .map_err(|error| refusal(&error))?
             .ok_or_else(|| Status::not_found("there is no checkpoint yet"))?;
         let manifest = checkpoint.manifest.encode();
         let mut head = BytesMut::with_capacity(8 + manifest.len());
@@ -79,7 +80,8 @@ impl Outgoing {
             Ok(data) => data,
             Err(error) => {
                 self.ended = true;
-                return Some(Err(self.failed(&error)));
+                report(&self.shared, &error);
+                return Some(Err(refusal(&error)));
             }
         };
         let (offset, crc32c) = (self.offset, crc32c::crc32c(&data));
@@ -126,16 +128,24 @@ pub async fn await_checkpoint(shared: &Shared, index: Index) -> Result<(), Statu
     }
 }
 
-impl Outgoing {
-    fn failed(&self, error: &StorageError) -> Status {
-        let StorageError::Damaged { path, .. } = error else {
-            return Status::internal(error.to_string());
-        };
-        let name = path.file_name().map(|name| name.to_string_lossy().into_owned());
-        if let Some(run) = name.as_deref().and_then(run::parse_name) {
-            self.shared.runs.damage.report(run);
+/// What a receiver is told of a failure: of damage, that it should begin anew.
+fn refusal(error: &StorageError) -> Status {
+    match error {
+        StorageError::Damaged { .. } => Status::data_loss(error.to_string()),
+        _ => Status::internal(error.to_string()),
+    }
+}
+
+/// Has damage repaired that was met here: whoever is sent this checkpoint next would meet it again.
+fn report(shared: &Shared, error: &StorageError) {
+    let StorageError::Damaged { path, .. } = error else { return };
+    let name = path.file_name().map(|name| name.to_string_lossy().into_owned());
+    match name.as_deref().and_then(run::parse_name) {
+        Some(run) => shared.runs.damage.report(run),
+        None => {
+            shared.runs.damage.report_manifest();
+            shared.checkpoint.notify_one();
         }
-        Status::data_loss(error.to_string())
     }
 }
 
@@ -172,6 +182,7 @@ fn find(shared: &Shared, index: Index) -> Result<Option<Checkpoint>, StorageErro
         match Checkpoint::open(disk, dir, sequence) {
             Ok(found) => return Ok(Some(found)),
             Err(error @ StorageError::Damaged { .. }) => {
+                report(shared, &error);
                 damaged.get_or_insert(error);
             }
             Err(error) => return Err(error),

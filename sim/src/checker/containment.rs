@@ -61,6 +61,15 @@ pub fn written_down(at: Nanos, member: usize, revision: i64) -> Violation {
     Violation::new(Guarantee::CorruptionContained, Some(at), text)
 }
 
+/// A member has told another that its checkpoint is damaged: then who repairs it knows as well.
+pub fn told(at: Nanos, member: usize, is_known: bool) -> Result<(), Violation> {
+    if is_known {
+        return Ok(());
+    }
+    let text = format!("member {member} refuses its state as damaged, and has nobody repair it");
+    Err(Violation::new(Guarantee::CorruptionContained, Some(at), text))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -82,6 +91,13 @@ mod tests {
         check(&damage, &put(101, Outcome::Failed("corrupt".into()))).expect("refused");
         check(&damage, &put(101, done())).expect_err("answered");
         check(&Damage { distrusted: None, ..damage }, &put(101, done())).expect("not found yet");
+    }
+
+    #[test]
+    fn damage_that_nobody_repairs_is_seen() {
+        told(5, 1, true).expect("it is being repaired");
+        let broken = told(5, 1, false).expect_err("nobody knows of it");
+        assert_eq!(broken.guarantee, Guarantee::CorruptionContained);
     }
 
     #[test]

@@ -105,6 +105,8 @@ pub struct SharedBook {
     book: Arc<Mutex<Book>>,
     start: Instant,
     elections: Arc<Signal<Election>>,
+    /// How often a member has begun to take another's state over.
+    transfers: Arc<Signal<u64>>,
     broken: Arc<Signal<bool>>,
     ending: Arc<Signal<Ending>>,
     /// How often the connections that each member serves were reset.
@@ -143,6 +145,7 @@ impl SharedBook {
             book: Arc::new(Mutex::new(book)),
             start: Instant::now(),
             elections: Arc::new(Signal::new(Election::default())),
+            transfers: Arc::new(Signal::new(0)),
             broken: Arc::new(Signal::new(false)),
             ending: Arc::new(Signal::new(Ending::default())),
             resets: Arc::new((0..seats).map(|_| Signal::new(0)).collect()),
@@ -264,6 +267,12 @@ impl SharedBook {
     pub async fn next_leader(&self) -> usize {
         let before = self.elections.get();
         self.elections.wait_for(|election| *election != before).await.member
+    }
+
+    /// Completes when a member begins to take another's state over.
+    pub async fn next_transfer(&self) {
+        let before = self.transfers.get();
+        self.transfers.wait_for(|transfers| *transfers != before).await;
     }
 
     /// A member's process begins.

@@ -666,12 +666,7 @@ impl Seat {
                 return;
             }
         };
-        let service = Resettable::new(
-            server.peer_service(),
-            self.book.clone(),
-            self.member,
-            self.breaks.clone(),
-        );
+        let service = Resettable::new(&server, self.book.clone(), self.member, self.breaks.clone());
         let peers = tokio::spawn(serve_peers(service, peer_address(self.member)));
         self.state().came_up = true;
         self.state().server = Some(server.handle());

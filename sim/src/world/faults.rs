@@ -62,7 +62,8 @@ pub async fn carry_out(cluster: Cluster, number: usize, action: Action) {
         | Fault::MisdirectedWrite { .. }
         | Fault::RunRot { .. }
         | Fault::ValueRot { .. }
-        | Fault::InstallRot { .. } => process(&cluster, &action).await,
+        | Fault::InstallRot { .. }
+        | Fault::OfferRot { .. } => process(&cluster, &action).await,
         Fault::FsyncStall { .. }
         | Fault::FsyncSlow { .. }
         | Fault::WriteError { .. }
@@ -291,6 +292,15 @@ async fn process(cluster: &Cluster, action: &Action) {
             let place = cluster.rot_received(member, ms(*within_ms), &mut stream).await;
             if place.is_some() {
                 cluster.book().reach("run damaged before it was loaded");
+            }
+            rots(cluster, member, place);
+        }
+        Fault::OfferRot { target, within_ms } => {
+            let member = cluster.resolve(*target);
+            let mut stream = rot_stream(cluster, action);
+            let place = cluster.rot_asked_for(member, ms(*within_ms), &mut stream).await;
+            if place.is_some() {
+                cluster.book().reach("run damaged as it was asked for");
             }
             rots(cluster, member, place);
         }

@@ -5,17 +5,20 @@
 //! clients do so themselves (`SharedBook::unless_reset`). It also hears what the others say.
 
 use super::book::SharedBook;
+use crate::checker::containment;
 use crate::checker::peer_streams::{PeerStream, Said};
 use detcd::pb::raftpb as pb;
 use detcd::pb::raftpb::peer_server::Peer;
 use detcd::pb::raftpb::raft_message::Payload;
+use detcd::server::Server;
 use detcd::server::peer_service::PeerService;
-use futures::StreamExt;
+use detcd::server::shared::Shared;
 use futures::stream::BoxStream;
+use futures::{StreamExt, TryStreamExt};
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
-use tonic::{Request, Response, Status, Streaming};
+use tonic::{Code, Request, Response, Status, Streaming};
 
 /// The service of a member's peer port, over connections that may be reset.
 #[derive(Clone)]
@@ -26,6 +29,7 @@ pub struct Resettable {
     breaks: Breaks,
     /// The last entry that was sent to this process, by whomever.
     received: Arc<AtomicU64>,
+    shared: Arc<Shared>,
 }
 
 /// Transfers of states that are to break off: behind how many pieces, in order.
@@ -55,13 +59,9 @@ fn reset() -> Status {
 }
 
 impl Resettable {
-    pub fn new(
-        service: PeerService,
-        book: SharedBook,
-        member: usize,
-        breaks: Breaks,
-    ) -> Resettable {
-        Resettable { service, book, member, breaks, received: Arc::default() }
+    pub fn new(server: &Server, book: SharedBook, member: usize, breaks: Breaks) -> Resettable {
+        let (service, shared) = (server.peer_service(), server.handle().shared().clone());
+        Resettable { service, book, member, breaks, received: Arc::default(), shared }
     }
 
     /// Holds what comes over a stream to its order.
@@ -100,6 +100,17 @@ impl Resettable {
         }
         if let Said::Append { last, .. } = said {
             self.received.fetch_max(last, Ordering::SeqCst);
+        }
+    }
+
+    /// Looks at why a state is not sent.
+    fn refuses(&self, status: &Status) {
+        let damage = &self.shared.runs.damage;
+        let is_known = damage.runs() > 0 || damage.wants_checkpoint();
+        if status.code() == Code::DataLoss
+            && let Err(violation) = containment::told(self.book.now(), self.member, is_known)
+        {
+            self.book.violated(violation);
         }
     }
 
@@ -145,8 +156,10 @@ impl Peer for Resettable {
         &self,
         r: Request<pb::FetchSnapshotRequest>,
     ) -> Answer<Self::FetchSnapshotStream> {
-        let pieces = self.serve(self.service.fetch_snapshot(r)).await?.into_inner();
-        let (book, member) = (self.book.clone(), self.member);
+        let opened = self.serve(self.service.fetch_snapshot(r)).await;
+        let pieces = opened.inspect_err(|status| self.refuses(status))?.into_inner();
+        let (book, member, listener) = (self.book.clone(), self.member, self.clone());
+        let pieces = pieces.inspect_err(move |status| listener.refuses(status));
         let before = book.resets(member);
         let unless_reset =
             move |piece| if book.resets(member) == before { piece } else { Err(reset()) };

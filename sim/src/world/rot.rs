@@ -8,10 +8,12 @@ use super::cluster::Cluster;
 use super::directories::{DATA_DIR, wal_dir};
 use crate::disk::SimDisk;
 use crate::random::Stream;
+use crate::timer;
 use detcd::env::disk::{Disk, SECTOR_BYTES};
 use detcd::mvcc::record::Location;
 use detcd::storage::run;
 use std::path::{Path, PathBuf};
+use std::pin::pin;
 use std::time::Duration;
 use tokio::time::Instant;
 
@@ -21,8 +23,8 @@ const TAIL_BYTES: u64 = 24 << 10;
 const SECTORS_MAX: u64 = 8;
 /// How often it is looked for what a log has released: less than the time between two writes.
 const LOOK: Duration = Duration::from_millis(1);
-/// How often it is looked for a transfer that begins: less than one takes.
-const LOOK_SELDOM: Duration = Duration::from_millis(4);
+/// The end of a run, which says where all the rest is.
+const END_BYTES: u64 = 16;
 
 /// A file, and how it may be damaged.
 #[derive(Clone)]
@@ -103,10 +105,19 @@ impl Cluster {
         path: PathBuf,
         stream: &mut Stream,
     ) -> Option<(PathBuf, u64)> {
-        let disk = self.disk(member);
-        let bytes = disk.platter(&path)?.len() as u64;
+        let bytes = self.disk(member).platter(&path)?.len() as u64;
         let offset = stream.below(bytes.max(1));
-        if !disk.rot(&path, offset, stream.below(8) as u8) {
+        self.rot_at(member, path, offset, stream)
+    }
+
+    fn rot_at(
+        &self,
+        member: usize,
+        path: PathBuf,
+        offset: u64,
+        stream: &mut Stream,
+    ) -> Option<(PathBuf, u64)> {
+        if !self.disk(member).rot(&path, offset, stream.below(8) as u8) {
             return None;
         }
         self.state(member).runs_rotten = true;
@@ -122,11 +133,7 @@ impl Cluster {
     ) -> Option<(PathBuf, u64)> {
         let path = run_dir().join(run::file_name(value.run));
         let offset = value.offset + stream.below(u64::from(value.len).max(1));
-        if !self.disk(member).rot(&path, offset, stream.below(8) as u8) {
-            return None;
-        }
-        self.state(member).runs_rotten = true;
-        Some((path, offset))
+        self.rot_at(member, path, offset, stream)
     }
 
     /// Waits until a member receives a run of a state that another one sends it, and flips a bit of
@@ -143,12 +150,11 @@ impl Cluster {
         while Instant::now() < until {
             if !self.book().lock().members[member].receives {
                 before = None;
-                tokio::time::sleep(LOOK_SELDOM).await;
+                let left = until - Instant::now();
+                timer::timeout(left, pin!(self.book().next_transfer())).await.ok()?;
                 continue;
             }
-            // Those whose names are durable: all of them is there, then.
-            let mut runs = self.disk(member).platter_names(&run_dir());
-            runs.retain(|path| path.extension().is_some_and(|kind| kind == "run"));
+            let mut runs = self.durable_runs(member);
             let known = before.get_or_insert_with(|| runs.clone());
             runs.retain(|path| !known.contains(path));
             if let Some(path) = runs.pop() {
@@ -157,6 +163,36 @@ impl Cluster {
             tokio::time::sleep(LOOK).await;
         }
         None
+    }
+
+    /// Waits until a member that leads is asked for its state, and flips a bit at the end of one of
+    /// its runs, without which nobody can open it. Says where, or nothing if nobody asks in time.
+    pub async fn rot_asked_for(
+        &self,
+        member: usize,
+        within: Duration,
+        stream: &mut Stream,
+    ) -> Option<(PathBuf, u64)> {
+        let until = Instant::now() + within;
+        while Instant::now() < until {
+            let left = until - Instant::now();
+            timer::timeout(left, pin!(self.book().next_transfer())).await.ok()?;
+            let runs = self.durable_runs(member);
+            if self.book().lock().members[member].leads && !runs.is_empty() {
+                let path = stream.pick(&runs).clone();
+                let bytes = self.disk(member).platter(&path)?.len() as u64;
+                let offset = bytes.checked_sub(1 + stream.below(END_BYTES))?;
+                return self.rot_at(member, path, offset, stream);
+            }
+        }
+        None
+    }
+
+    /// The runs of a member whose names are durable: all of each is there, then.
+    fn durable_runs(&self, member: usize) -> Vec<PathBuf> {
+        let mut runs = self.disk(member).platter_names(&run_dir());
+        runs.retain(|path| path.extension().is_some_and(|kind| kind == "run"));
+        runs
     }
 
     /// Flips a bit in every manifest of a member, or in every run. Says where.

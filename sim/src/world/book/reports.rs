@@ -12,7 +12,7 @@ use crate::moment::Nanos;
 use crate::timeline::record::What;
 use crate::world::directories::wal_dir;
 use crate::world::transfer;
-use detcd::env::recorder::{Event, Recorder, RoleName, Standing};
+use detcd::env::recorder::{Event, Recorder, RoleName, Standing, Transfer};
 use detcd::storage::replay::replay;
 use std::sync::Arc;
 
@@ -324,6 +324,9 @@ impl SharedBook {
                 self.line(format_args!("m{member} state of another member: {step:?}"));
                 let book = &mut *self.lock();
                 transfer::note(*step, &mut book.members[member].receives, &mut book.marks);
+                if *step == Transfer::Begun {
+                    self.transfers.update(|transfers| *transfers += 1);
+                }
             }
             other => unreachable!("{other:?} is not about checkpoints"),
         }
