@@ -210,8 +210,8 @@ pub enum Fault {
         within_ms: u64,
         down_ms: Option<u64>,
     },
-    /// A bit rots at the end of a run of the target when it leads and is asked for its state, or none
-    /// does after so long.
+    /// A bit rots at the end of a run of the target when it leads and is asked for its state, or
+    /// none does after so long.
     OfferRot {
         target: Target,
         within_ms: u64,

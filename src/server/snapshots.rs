@@ -38,8 +38,8 @@ impl Outgoing {
     /// Opens the newest checkpoint, or the one that the receiver has begun with.
     ///
     /// # Errors
-    /// `NotFound` before the first checkpoint, `DataLoss` when all are damaged, `Internal` when they
-    /// can't be read.
+    /// `NotFound` before the first checkpoint, `DataLoss` when all are damaged, `Internal` when
+    /// they can't be read.
     #[allow(clippy::result_large_err, reason = "a status is what the transport takes")]
     pub fn open(
         shared: &Arc<Shared>,

@@ -1,16 +1,14 @@
 //! Carries out what the nemesis planned, one task a fault; each ends what it began.
 
 use super::cluster::Cluster;
-use super::{burst, corruption, lease_onlookers, membership, onlookers, overwriters};
-use super::{platters, slow_disk, values};
+use super::slow_disk;
+use super::{burst, corruption, lease_onlookers, membership, onlookers, platters, rot_faults};
 use crate::clock::TRUE_RATE;
 use crate::fault::{Action, Direction, Fault, Target};
 use crate::options::Mode;
-use crate::random::Stream;
 use crate::timeline::record::What;
 use crate::timeline::words;
 use madsim::task::NodeId;
-use std::path::PathBuf;
 use std::time::Duration;
 
 fn ms(ms: u64) -> Duration {
@@ -55,15 +53,15 @@ pub async fn carry_out(cluster: Cluster, number: usize, action: Action) {
         | Fault::Pause { .. }
         | Fault::RollingRestart { .. }
         | Fault::CrashAtDiskOperation { .. }
-        | Fault::CrashNextLeader { .. }
-        | Fault::BitRot { .. }
+        | Fault::CrashNextLeader { .. } => process(&cluster, &action.fault).await,
+        Fault::BitRot { .. }
         | Fault::CheckpointRot { .. }
         | Fault::ReleasedRot { .. }
         | Fault::MisdirectedWrite { .. }
         | Fault::RunRot { .. }
         | Fault::ValueRot { .. }
         | Fault::InstallRot { .. }
-        | Fault::OfferRot { .. } => process(&cluster, &action).await,
+        | Fault::OfferRot { .. } => rot_faults::carry_out(&cluster, &action).await,
         Fault::FsyncStall { .. }
         | Fault::FsyncSlow { .. }
         | Fault::WriteError { .. }
@@ -234,8 +232,8 @@ async fn down(cluster: &Cluster, member: usize, power_cut: bool, down_ms: u64) {
     cluster.release(member);
 }
 
-async fn process(cluster: &Cluster, action: &Action) {
-    match &action.fault {
+async fn process(cluster: &Cluster, fault: &Fault) {
+    match fault {
         Fault::Kill { target, down_ms } => {
             down(cluster, cluster.resolve(*target), false, *down_ms).await;
         }
@@ -275,97 +273,7 @@ async fn process(cluster: &Cluster, action: &Action) {
             pause(*after_ms).await;
             down(cluster, member, true, *down_ms).await;
         }
-        Fault::RunRot { target } => {
-            let member = cluster.resolve(*target);
-            let place = cluster.rot_checkpoint(member, &mut rot_stream(cluster, action));
-            rots(cluster, member, place);
-        }
-        Fault::ValueRot { target, within_ms } => {
-            value_rots(cluster, action, cluster.resolve(*target), *within_ms).await;
-        }
-        Fault::InstallRot { target, within_ms, down_ms } => {
-            let member = cluster.resolve(*target);
-            if let Some(down_ms) = *down_ms {
-                checkpoints_rot(cluster, action, member, down_ms).await;
-            }
-            let mut stream = rot_stream(cluster, action);
-            let place = cluster.rot_received(member, ms(*within_ms), &mut stream).await;
-            if place.is_some() {
-                cluster.book().reach("run damaged before it was loaded");
-            }
-            rots(cluster, member, place);
-        }
-        Fault::OfferRot { target, within_ms } => {
-            let member = cluster.resolve(*target);
-            let mut stream = rot_stream(cluster, action);
-            let place = cluster.rot_asked_for(member, ms(*within_ms), &mut stream).await;
-            if place.is_some() {
-                cluster.book().reach("run damaged as it was asked for");
-            }
-            rots(cluster, member, place);
-        }
-        Fault::CheckpointRot { target, down_ms } => {
-            checkpoints_rot(cluster, action, cluster.resolve(*target), *down_ms).await;
-        }
-        Fault::ReleasedRot { target, within_ms, down_ms } => {
-            let member = cluster.resolve(*target);
-            if cluster.log_released(member, ms(*within_ms)).await {
-                cluster.book().reach("checkpoints lost behind a release");
-            }
-            checkpoints_rot(cluster, action, member, *down_ms).await;
-        }
-        Fault::MisdirectedWrite { target, down_ms } => {
-            let member = cluster.resolve(*target);
-            cluster.hold_down(member, true);
-            let moved = cluster.misdirect(member, &mut rot_stream(cluster, action));
-            if let Some(((from, source), (to, target))) = moved {
-                let (from, to) = (from.display(), to.display());
-                let text = format_args!("m{member}: {source} of {from} is at {target} of {to}");
-                cluster.book().line(text);
-                cluster.book().reach("write misdirected");
-            }
-            pause(*down_ms).await;
-            cluster.release(member);
-        }
-        Fault::BitRot { target, down_ms } => {
-            let member = cluster.resolve(*target);
-            cluster.hold_down(member, true);
-            rots(cluster, member, cluster.rot(member, &mut rot_stream(cluster, action)));
-            pause(*down_ms).await;
-            cluster.release(member);
-        }
         other => unreachable!("{other:?} is no fault of a process"),
-    }
-}
-
-async fn value_rots(cluster: &Cluster, action: &Action, member: usize, within_ms: u64) {
-    let mut cold = values::cold_within(cluster, member, ms(within_ms)).await;
-    let mut stream = rot_stream(cluster, action);
-    let Some(struck) = cold.get(stream.below(cold.len().max(1) as u64) as usize) else { return };
-    let struck = struck.location;
-    rots(cluster, member, cluster.rot_value(member, struck, &mut stream));
-    cold.retain(|value| value.location.run == struck.run);
-    cold.sort_by_key(|value| value.location.offset.abs_diff(struck.offset));
-    overwriters::send(cluster, cold.into_iter().map(|value| value.key).collect());
-}
-
-async fn checkpoints_rot(cluster: &Cluster, action: &Action, member: usize, down_ms: u64) {
-    cluster.hold_down(member, true);
-    for place in cluster.rot_checkpoints(member, &mut rot_stream(cluster, action)) {
-        rots(cluster, member, Some(place));
-    }
-    pause(down_ms).await;
-    cluster.release(member);
-}
-
-fn rot_stream(cluster: &Cluster, action: &Action) -> Stream {
-    Stream::new(cluster.plan().seed, &format!("nemesis/rot at {}", action.at_ms))
-}
-
-fn rots(cluster: &Cluster, member: usize, place: Option<(PathBuf, u64)>) {
-    if let Some((path, offset)) = place {
-        let path = path.display();
-        cluster.book().line(format_args!("m{member} rots at {offset} of {path}"));
     }
 }
 

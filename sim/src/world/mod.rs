@@ -63,6 +63,8 @@ pub mod record;
 pub mod resets;
 /// Damage to what is on the platters.
 pub mod rot;
+/// What the nemesis does to them.
+pub mod rot_faults;
 /// Requests and outcomes in a few words.
 pub mod short;
 /// What is demanded while one disk stalls.
