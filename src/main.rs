@@ -225,6 +225,7 @@ fn told(reason: StopReason) -> Result<(), String> {
 async fn listen(server: &Server, listeners: Listeners, config: &Config) {
     let options = Options {
         max_concurrent_streams: config.max_concurrent_streams,
+        gateway: config.enable_grpc_gateway,
         keepalive_interval: config.grpc_keepalive_interval,
         keepalive_timeout: config.grpc_keepalive_timeout,
     };

@@ -10,9 +10,10 @@ use detcd::pb::etcdserverpb::PutRequest;
 use detcd::pb::etcdserverpb::kv_client::KvClient;
 use detcd::server::Server;
 use detcd::server::server_config::ServerConfig;
+use serde_json::{Value, json};
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::oneshot;
 
@@ -27,6 +28,10 @@ struct Port {
 }
 
 async fn start() -> Port {
+    start_with(true).await
+}
+
+async fn start_with(gateway: bool) -> Port {
     let env = Env {
         clock: Arc::new(RealClock::new()),
         disk: Arc::new(MemDisk::new()),
@@ -40,6 +45,7 @@ async fn start() -> Port {
     let address = listener.local_addr().expect("bound").to_string();
     let options = Options {
         max_concurrent_streams: 100,
+        gateway,
         keepalive_interval: Duration::from_secs(7200),
         keepalive_timeout: Duration::from_secs(20),
     };
@@ -61,7 +67,15 @@ async fn exchange(address: &str, bytes: &[u8]) -> String {
 }
 
 async fn ask(address: &str, method: &str, path: &str) -> (u16, String, String) {
-    let request = format!("{method} {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n");
+    ask_with(address, method, path, "").await
+}
+
+async fn ask_with(address: &str, method: &str, path: &str, body: &str) -> (u16, String, String) {
+    let length = body.len();
+    let request = format!(
+        "{method} {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\
+         content-length: {length}\r\n\r\n{body}"
+    );
     let answer = exchange(address, request.as_bytes()).await;
     let (head, body) = answer.split_once("\r\n\r\n").expect("a head and a body");
     let code = head.split(' ').nth(1).and_then(|code| code.parse().ok());
@@ -124,5 +138,104 @@ async fn garbage_ends_its_own_connection_only() {
     let mut rest = Vec::new();
     let end = tokio::time::timeout(LIMIT, idle.read_to_end(&mut rest)).await;
     assert!(end.is_ok(), "an idle connection outlives its port");
+    server.stop().await;
+}
+
+/// What a call in JSON answers: the status of HTTP, and the object.
+async fn post(address: &str, path: &str, body: &str) -> (u16, Value) {
+    let (code, head, body) = ask_with(address, "POST", path, body).await;
+    assert!(head.contains("content-type: application/json"), "{head}");
+    assert!(head.contains("access-control-allow-origin: *"), "{head}");
+    (code, serde_json::from_str(&body).expect("JSON"))
+}
+
+#[tokio::test]
+async fn calls_in_json_are_those_of_grpc() {
+    let Port { server, address, stop } = start().await;
+    let post = |path, body| post(&address, path, body);
+    // `Zm9v` is foo and `YmFy` is bar.
+    let (code, put) = post("/v3/kv/put", r#"{"key":"Zm9v","value":"YmFy"}"#).await;
+    assert_eq!((code, &put["header"]["revision"]), (200, &json!("2")));
+    let (_, range) = post("/v3beta/kv/range", r#"{"key":"Zm9v","unknown":[1]}"#).await;
+    let kv = json!({
+        "key": "Zm9v", "create_revision": "2", "mod_revision": "2", "version": "1", "value": "YmFy"
+    });
+    assert_eq!((&range["kvs"], &range["count"]), (&json!([kv]), &json!("1")));
+    assert!(range.get("more").is_none(), "zeros are left out");
+    let swap = r#"{"compare":[{"target":"VERSION","key":"Zm9v","version":"0"}],
+        "failure":[{"requestRange":{"key":"Zm9v","limit":1}}]}"#;
+    let (_, txn) = post("/v3/kv/txn", swap).await;
+    assert_eq!(txn["responses"][0]["response_range"]["kvs"], json!([kv]));
+    assert!(txn.get("succeeded").is_none());
+
+    let (code, refused) = post("/v3/kv/range", "").await;
+    let text = "etcdserver: key is not provided";
+    assert_eq!((code, refused), (400, json!({ "code": 3, "error": text, "message": text })));
+    assert_eq!(post("/v3/lease/revoke", r#"{"ID":7}"#).await.0, 404);
+    assert_eq!(post("/v3/nonsense", "{}").await.0, 404);
+    for malformed in ["{", "[]", "null", r#"{"key":"!"}"#, r#"{"key":"Zm9v","limit":"x"}"#, "{}{}"]
+    {
+        let (code, refused) = post("/v3/kv/range", malformed).await;
+        assert_eq!((code, &refused["code"]), (400, &json!(3)), "{malformed}");
+    }
+    let (code, _, body) = ask(&address, "GET", "/v3/kv/range").await;
+    assert_eq!((code, body.contains("Method Not Allowed")), (501, true));
+    // Too long for a message of gRPC, and too long to be read at all.
+    for (bytes, limit) in [(3_000_000, "vs. 2097152"), (5_000_000, "vs. 4194304")] {
+        let long = format!(r#"{{"key":"Zm9v","value":"{}"}}"#, "AAAA".repeat(bytes / 4));
+        let (code, _, body) = ask_with(&address, "POST", "/v3/kv/put", &long).await;
+        assert_eq!((code, body.contains(limit)), (429, true), "{bytes}: {body}");
+    }
+    drop(stop);
+    server.stop().await;
+
+    let Port { server, address, stop } = start_with(false).await;
+    let (code, _, body) = ask_with(&address, "POST", "/v3/kv/range", "{}").await;
+    assert_eq!((code, body.as_str()), (404, "404 page not found\n"));
+    drop(stop);
+    server.stop().await;
+}
+
+/// The next line of a stream that is JSON; the lengths of chunks stand between them.
+async fn next_line(stream: &mut BufReader<TcpStream>) -> Value {
+    loop {
+        let mut line = String::new();
+        let read = tokio::time::timeout(LIMIT, stream.read_line(&mut line)).await;
+        assert_ne!(read.expect("a line comes").expect("it reads"), 0, "the stream ended");
+        if line.starts_with('{') {
+            return serde_json::from_str(&line).expect("JSON");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_call_that_streams_answers_a_line_a_message() {
+    let Port { server, address, stop } = start().await;
+    let mut stream = TcpStream::connect(&address).await.expect("it listens");
+    let create = r#"{"create_request":{"key":"Zm9v","watch_id":"7"}}"#;
+    let length = create.len();
+    let head = "POST /v3/watch HTTP/1.1\r\nhost: x\r\ngrpc-metadata-hasleader: true\r\n\
+                transfer-encoding: chunked\r\n\r\n";
+    let request = format!("{head}{length:x}\r\n{create}\r\n");
+    stream.write_all(request.as_bytes()).await.expect("it reads");
+    let mut stream = BufReader::new(stream);
+    let created = next_line(&mut stream).await;
+    let (created, id) = (&created["result"]["created"], &created["result"]["watch_id"]);
+    assert_eq!((created, id), (&json!(true), &json!("7")));
+    post(&address, "/v3/kv/put", r#"{"key":"Zm9v","value":"YmFy"}"#).await;
+    let event = &next_line(&mut stream).await["result"]["events"][0];
+    assert_eq!((&event["kv"]["value"], &event["kv"]["version"]), (&json!("YmFy"), &json!("1")));
+    // The client goes on asking in the same stream.
+    let cancel = r#"{"cancel_request":{"watch_id":7}}"#;
+    let length = cancel.len();
+    let further = format!("{length:x}\r\n{cancel}\r\n");
+    stream.write_all(further.as_bytes()).await.expect("it reads");
+    assert_eq!(next_line(&mut stream).await["result"]["canceled"], json!(true));
+    drop(stream);
+
+    // What can't be read is refused before anything is said.
+    let (code, _, body) = ask_with(&address, "POST", "/v3/watch", "{]").await;
+    assert_eq!((code, body.contains("\"code\":3")), (400, true), "{body}");
+    drop(stop);
     server.stop().await;
 }

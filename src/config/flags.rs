@@ -94,7 +94,7 @@ pub const FLAGS: &[Flag] = &[
     on("grpc-keepalive-timeout", Duration, "20s", "Time that a client has to answer one."),
     later("socket-reuse-port", Bool, "false"),
     later("socket-reuse-address", Bool, "false"),
-    later("enable-grpc-gateway", Bool, "true"),
+    on("enable-grpc-gateway", Bool, "true", "Let clients call in JSON below /v3/."),
     on("feature-gates", Text, "", "name=true,name=false"),
     on("strict-reconfig-check", Bool, "true", "Refuse changes that would cost the quorum."),
     on("pre-vote", Bool, "true", "Ask before campaigning."),

@@ -98,6 +98,7 @@ pub struct Config {
     pub max_txn_ops: usize,
     pub max_request_bytes: usize,
     pub max_concurrent_streams: u32,
+    pub enable_grpc_gateway: bool,
     pub grpc_keepalive_interval: Duration,
     pub grpc_keepalive_timeout: Duration,
     pub watch_progress_notify_interval: Duration,
@@ -328,6 +329,7 @@ impl Raw {
             max_request_bytes: self.size("max-request-bytes"),
             max_concurrent_streams: u32::try_from(self.uint("max-concurrent-streams"))
                 .unwrap_or(u32::MAX),
+            enable_grpc_gateway: self.bool("enable-grpc-gateway"),
             grpc_keepalive_interval: self.duration("grpc-keepalive-interval"),
             grpc_keepalive_timeout: self.duration("grpc-keepalive-timeout"),
             watch_progress_notify_interval: self.duration("watch-progress-notify-interval"),

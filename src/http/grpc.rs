@@ -21,10 +21,10 @@ use crate::pb::health::health_server::HealthServer;
 use crate::pb::v3electionpb::election_server::ElectionServer;
 use crate::pb::v3lockpb::lock_server::LockServer;
 use crate::server::handle::Handle;
-use hyper::body::Incoming;
+use hyper::body::Body as HttpBody;
 use hyper::{Request, Response};
 use tonic::body::Body;
-use tonic::codegen::Service;
+use tonic::codegen::{Service, StdError};
 use tonic::{Code, Status};
 
 /// The services of the client port.
@@ -65,8 +65,12 @@ impl Services {
     }
 }
 
-/// Answers one gRPC request.
-pub async fn answer(services: &Services, request: Request<Incoming>) -> Response<Body> {
+/// Answers one gRPC request: one that came over the network, or one that the gateway makes.
+pub async fn answer<B>(services: &Services, request: Request<B>) -> Response<Body>
+where
+    B: HttpBody + Send + 'static,
+    B::Error: Into<StdError> + Send + 'static,
+{
     // Cheap: the parts of an address share one buffer.
     let uri = request.uri().clone();
     let response = match service_of(uri.path()) {

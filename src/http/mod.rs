@@ -1,17 +1,21 @@
 //! The ports of the daemon: gRPC and plain HTTP, versions 1 and 2, on one socket.
 //!
 //! A connection shows in its first bytes which version it speaks. A request of type
-//! `application/grpc` goes to the service objects that the simulator serves too ([`grpc`]); any
-//! other is a plain question ([`plain`]): health, metrics, version. There is no router and no
-//! layer between the connection and the service: what stands there, every request pays for.
+//! `application/grpc` goes to the service objects that the simulator serves too ([`grpc`]); one
+//! below `/v3/` is a call in JSON ([`gateway`]); any other is a plain question ([`plain`]): health,
+//! metrics, version. There is no router and no layer between the connection and the service: what
+//! stands there, every request pays for.
 
 pub mod authority;
+pub mod gateway;
 pub mod grpc;
 pub mod health;
 pub mod plain;
 pub mod process;
 
+use crate::api::max_message_bytes;
 use crate::http::authority::Lenient;
+use crate::http::gateway::Gateway;
 use crate::http::grpc::Services;
 use crate::pb::raftpb::peer_server::PeerServer;
 use crate::server::handle::Handle;
@@ -42,6 +46,8 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 #[derive(Clone, Debug)]
 pub struct Options {
     pub max_concurrent_streams: u32,
+    /// Whether clients may call in JSON.
+    pub gateway: bool,
     pub keepalive_interval: Duration,
     pub keepalive_timeout: Duration,
 }
@@ -54,7 +60,7 @@ pub struct Site {
 }
 
 enum Role {
-    Clients(Box<Services>),
+    Clients(Box<Services>, Option<Gateway>),
     Peers(PeerServer<PeerService>),
     /// Health, metrics and version alone.
     Probes,
@@ -63,7 +69,8 @@ enum Role {
 impl Site {
     /// A port of `--listen-client-urls`.
     pub fn clients(handle: Handle, options: Options) -> Arc<Site> {
-        let role = Role::Clients(Box::new(Services::new(handle.clone())));
+        let gateway = options.gateway.then(|| Gateway::new(max_message_bytes(&handle)));
+        let role = Role::Clients(Box::new(Services::new(handle.clone())), gateway);
         Arc::new(Site { handle, role, options })
     }
 
@@ -84,13 +91,19 @@ impl Site {
         let kind = request.headers().get(CONTENT_TYPE);
         let is_grpc = kind.is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc"));
         match &self.role {
-            Role::Clients(services) if is_grpc => grpc::answer(services, request).await,
+            Role::Clients(services, _) if is_grpc => grpc::answer(services, request).await,
             Role::Peers(service) if is_grpc => {
                 let Ok(response) = service.clone().call(request).await;
                 response
             }
             Role::Peers(_) => plain::answer_peer(&self.handle, &request),
-            Role::Clients(_) | Role::Probes => plain::answer(&self.handle, &request).await,
+            Role::Clients(services, Some(gateway)) => {
+                match gateway.answer(services, request).await {
+                    Ok(response) => response,
+                    Err(request) => plain::answer(&self.handle, &request).await,
+                }
+            }
+            Role::Clients(_, None) | Role::Probes => plain::answer(&self.handle, &request).await,
         }
     }
 }

@@ -9,7 +9,7 @@ use http_body_util::Full;
 use hyper::body::Bytes;
 use hyper::header::{
     ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS, ACCESS_CONTROL_ALLOW_ORIGIN, ALLOW,
-    CONTENT_TYPE, HeaderName, HeaderValue, X_CONTENT_TYPE_OPTIONS,
+    CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, X_CONTENT_TYPE_OPTIONS,
 };
 use hyper::{Method, Request, Response, StatusCode};
 use std::fmt::Write;
@@ -26,6 +26,13 @@ const CORS: [(HeaderName, &str); 3] = [
     (ACCESS_CONTROL_ALLOW_METHODS, "POST, GET, OPTIONS, PUT, DELETE"),
     (ACCESS_CONTROL_ALLOW_ORIGIN, "*"),
 ];
+
+/// Says in an answer that any page may ask.
+pub fn allow_pages(headers: &mut HeaderMap) {
+    for (name, value) in CORS {
+        headers.insert(name, HeaderValue::from_static(value));
+    }
+}
 
 /// Answers one question; no question has a body.
 pub async fn answer<B>(handle: &Handle, request: &Request<B>) -> Response<Body> {
@@ -76,9 +83,7 @@ fn reply(status: StatusCode, kind: &'static str, text: String) -> Response<Body>
     *response.status_mut() = status;
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static(kind));
-    for (name, value) in CORS {
-        headers.insert(name, HeaderValue::from_static(value));
-    }
+    allow_pages(headers);
     if kind == TEXT {
         headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     }

@@ -13,7 +13,7 @@ use std::process::{Command, ExitCode, Stdio};
 use std::time::{Duration, Instant};
 
 /// What a program can be asked to do; one that does not know a part ends with this status.
-const PARTS: [&str; 5] = ["kv", "lease", "watch", "lock", "election"];
+const PARTS: [&str; 7] = ["kv", "lease", "watch", "lock", "election", "gateway", "patroni"];
 const NO_SUCH_PART: i32 = 64;
 /// A client that takes longer hangs.
 const CLIENT_MAX: Duration = Duration::from_secs(90);

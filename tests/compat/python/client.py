@@ -1,8 +1,12 @@
 """Drives a server with python-etcd3; prints what it sees, without what differs by server."""
 
+import os
 import sys
 
 import etcd3
+
+import gateway
+import patroni_dcs
 
 
 def kv(client):
@@ -68,6 +72,12 @@ def locks(client):
 
 def main():
     host, port = sys.argv[2].split(",")[0].removeprefix("http://").split(":")
+    in_json = {"gateway": gateway.run, "patroni": patroni_dcs.run}
+    if sys.argv[1] in in_json:
+        in_json[sys.argv[1]](host, int(port))
+        sys.stdout.flush()
+        # Patroni's watchers never end by themselves.
+        os._exit(0)
     client = etcd3.client(host=host, port=int(port), timeout=10)
     parts = {"kv": kv, "lease": leases, "watch": watches, "lock": locks}
     if sys.argv[1] not in parts:
