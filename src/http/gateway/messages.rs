@@ -6,7 +6,6 @@ use hyper::Response;
 use hyper::body::Body as HttpBody;
 use prost::Message;
 use prost_reflect::{DeserializeOptions, DynamicMessage, MessageDescriptor, SerializeOptions};
-use serde::de::IgnoredAny;
 use tonic::body::Body;
 use tonic::{Code, Status};
 
@@ -47,24 +46,57 @@ pub fn json(kind: &MessageDescriptor, message: &[u8]) -> Result<Vec<u8>, Status>
     Ok(text)
 }
 
-/// Takes the first whole JSON value from the front of `text`; nothing while it has none.
-pub fn split_value(text: &mut BytesMut) -> Result<Option<Bytes>, Status> {
-    let mut values = serde_json::Deserializer::from_slice(text).into_iter::<IgnoredAny>();
-    match values.next() {
-        None => Ok(None),
-        Some(Ok(_)) => {
-            let end = values.byte_offset();
-            Ok(Some(text.split_to(end).freeze()))
+/// Finds the ends of objects in a text that comes in pieces. It looks at each byte once, whatever
+/// the pieces are; what is wrong inside an object is for who reads it to say.
+#[derive(Default)]
+struct Objects {
+    text: BytesMut,
+    /// What of the text was looked at.
+    seen: usize,
+    /// Brackets that are open.
+    depth: usize,
+    in_string: bool,
+    escaped: bool,
+}
+
+impl Objects {
+    fn push(&mut self, piece: &[u8]) {
+        self.text.extend_from_slice(piece);
+    }
+
+    /// Takes the first whole object; nothing while there is none.
+    fn next(&mut self) -> Result<Option<Bytes>, Status> {
+        while let Some(byte) = self.text.get(self.seen) {
+            self.seen += 1;
+            match byte {
+                _ if self.escaped => self.escaped = false,
+                b'\\' if self.in_string => self.escaped = true,
+                b'"' if self.depth > 0 => self.in_string = !self.in_string,
+                _ if self.in_string => {}
+                b'{' => self.depth += 1,
+                b'[' if self.depth > 0 => self.depth += 1,
+                b'}' | b']' if self.depth > 1 => self.depth -= 1,
+                b'}' | b']' if self.depth == 1 => {
+                    self.depth = 0;
+                    let end = std::mem::take(&mut self.seen);
+                    return Ok(Some(self.text.split_to(end).freeze()));
+                }
+                byte if self.depth == 0 && !byte.is_ascii_whitespace() => {
+                    let text = format!("an object begins with {{, not with byte {byte:#04x}");
+                    return Err(Status::invalid_argument(text));
+                }
+                _ => {}
+            }
         }
-        Some(Err(error)) if error.is_eof() => Ok(None),
-        Some(Err(error)) => Err(Status::invalid_argument(error.to_string())),
+        Ok(None)
     }
 }
 
-/// The values that a client sends one after the other.
+/// The objects that a client sends one after the other.
 pub struct Values<B> {
     body: B,
-    text: BytesMut,
+    objects: Objects,
+    /// The longest one.
     bytes_max: usize,
 }
 
@@ -74,19 +106,19 @@ where
     B::Error: std::fmt::Display,
 {
     pub fn new(body: B, bytes_max: usize) -> Values<B> {
-        Values { body, text: BytesMut::new(), bytes_max }
+        Values { body, objects: Objects::default(), bytes_max }
     }
 
     /// The next one; nothing at the end.
     pub async fn next(&mut self) -> Result<Option<Bytes>, Status> {
         loop {
-            if let Some(value) = split_value(&mut self.text)? {
+            if let Some(value) = self.objects.next()? {
                 return Ok(Some(value));
             }
             if self.read().await? {
                 continue;
             }
-            return match self.text.trim_ascii().is_empty() {
+            return match self.objects.text.trim_ascii().is_empty() {
                 true => Ok(None),
                 false => Err(Status::invalid_argument("unexpected EOF")),
             };
@@ -96,7 +128,7 @@ where
     /// Everything that is left, as one.
     pub async fn rest(mut self) -> Result<Bytes, Status> {
         while self.read().await? {}
-        Ok(self.text.freeze())
+        Ok(self.objects.text.freeze())
     }
 
     /// Reads on; false at the end.
@@ -104,10 +136,10 @@ where
         let Some(piece) = self.body.frame().await else { return Ok(false) };
         let piece = piece.map_err(|error| Status::invalid_argument(error.to_string()))?;
         if let Ok(data) = piece.into_data() {
-            self.text.extend_from_slice(&data);
+            self.objects.push(&data);
         }
-        if self.text.len() > self.bytes_max {
-            let (found, most) = (self.text.len(), self.bytes_max);
+        let (found, most) = (self.objects.text.len(), self.bytes_max);
+        if found > most {
             let text = format!("grpc: received message larger than max ({found} vs. {most})");
             return Err(Status::resource_exhausted(text));
         }
@@ -167,17 +199,29 @@ impl Answers {
 mod tests {
     use super::*;
 
+    /// The objects of a text that comes in pieces of one byte, and what is wrong behind them.
+    fn split(text: &str) -> (Vec<String>, bool) {
+        let mut objects = Objects::default();
+        let mut found = Vec::new();
+        for byte in text.as_bytes() {
+            objects.push(&[*byte]);
+            match objects.next() {
+                Ok(object) => found.extend(object.map(|o| String::from_utf8_lossy(&o).into())),
+                Err(_) => return (found, true),
+            }
+        }
+        (found, false)
+    }
+
     #[test]
-    fn values_are_split_where_they_end() {
-        let mut text = BytesMut::from(&b" {\"a\":[1,{}]}{\"b\":\"}\"}\n {\"c\""[..]);
-        let mut next = || split_value(&mut text).expect("well formed so far");
-        assert_eq!(next().as_deref(), Some(&b" {\"a\":[1,{}]}"[..]));
-        assert_eq!(next().as_deref(), Some(&b"{\"b\":\"}\"}"[..]));
-        assert_eq!(next(), None);
-        text.extend_from_slice(b":1}");
-        assert!(split_value(&mut text).expect("whole now").is_some());
-        assert!(split_value(&mut text).expect("empty").is_none());
-        text.extend_from_slice(b"{]");
-        assert!(split_value(&mut text).is_err());
+    fn objects_are_split_where_they_end() {
+        let text = " {\"a\":[1,{}]}{\"b\":\"}\\\"{\\\\\"}\n {\"c\"";
+        let (found, is_wrong) = split(text);
+        assert_eq!(found, [" {\"a\":[1,{}]}", "{\"b\":\"}\\\"{\\\\\"}"]);
+        assert!(!is_wrong);
+        for wrong in ["[1]", "null", "{}1", "}", "\"a\"", "{},{}"] {
+            assert!(split(wrong).1, "{wrong}");
+        }
+        assert_eq!(split("{]{}").0, ["{]", "{}"], "whoever reads it refuses it");
     }
 }
