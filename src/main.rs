@@ -14,6 +14,7 @@ use detcd::env::flight::Recording;
 use detcd::env::flight::line::Writer;
 use detcd::env::real_disk::RealDisk;
 use detcd::env::recorder::{NoRecorder, Recorder};
+use detcd::http::access::Access;
 use detcd::http::{self, Options, Site};
 use detcd::metrics::ETCD_VERSION;
 use detcd::server::Server;
@@ -226,6 +227,7 @@ async fn listen(server: &Server, listeners: Listeners, config: &Config) {
     let options = Options {
         max_concurrent_streams: config.max_concurrent_streams,
         gateway: config.enable_grpc_gateway,
+        access: Access::new(&config.cors, &config.host_whitelist),
         keepalive_interval: config.grpc_keepalive_interval,
         keepalive_timeout: config.grpc_keepalive_timeout,
     };

@@ -1,10 +1,12 @@
 //! One server in this process behind a real socket: what plain HTTP is told, and that gRPC is
 //! answered on the same port.
 
+use detcd::config::url::Url;
 use detcd::env::Env;
 use detcd::env::clock::RealClock;
 use detcd::env::mem_disk::MemDisk;
 use detcd::env::recorder::NoRecorder;
+use detcd::http::access::Access;
 use detcd::http::{self, Options, Site};
 use detcd::pb::etcdserverpb::PutRequest;
 use detcd::pb::etcdserverpb::kv_client::KvClient;
@@ -32,6 +34,10 @@ async fn start() -> Port {
 }
 
 async fn start_with(gateway: bool) -> Port {
+    start_for(gateway, Access::default()).await
+}
+
+async fn start_for(gateway: bool, access: Access) -> Port {
     let env = Env {
         clock: Arc::new(RealClock::new()),
         disk: Arc::new(MemDisk::new()),
@@ -46,6 +52,7 @@ async fn start_with(gateway: bool) -> Port {
     let options = Options {
         max_concurrent_streams: 100,
         gateway,
+        access,
         keepalive_interval: Duration::from_secs(7200),
         keepalive_timeout: Duration::from_secs(20),
     };
@@ -192,6 +199,32 @@ async fn calls_in_json_are_those_of_grpc() {
     let Port { server, address, stop } = start_with(false).await;
     let (code, _, body) = ask_with(&address, "POST", "/v3/kv/range", "{}").await;
     assert_eq!((code, body.as_str()), (404, "404 page not found\n"));
+    drop(stop);
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn a_stranger_is_not_answered_over_http() {
+    let origins = Url::parse_list("http://pages.example:8080").expect("a URL");
+    let access = Access::new(&origins, &["known.example".to_string()]);
+    let Port { server, address, stop } = start_for(true, access).await;
+    let ask = |method: &str, path: &str, host: &str, from: &str| {
+        let request = format!(
+            "{method} {path} HTTP/1.1\r\nhost: {host}\r\norigin: {from}\r\nconnection: close\r\n\
+             content-length: 0\r\n\r\n"
+        );
+        let address = address.clone();
+        async move { exchange(&address, request.as_bytes()).await.to_lowercase() }
+    };
+    for (method, path) in [("GET", "/health"), ("POST", "/v3/cluster/member/list")] {
+        let stranger = ask(method, path, "stranger.example:2379", "x").await;
+        assert!(stranger.starts_with("http/1.1 421 "), "{stranger}");
+        let known = ask(method, path, "known.example:2379", "http://pages.example:8080").await;
+        assert!(known.starts_with("http/1.1 200 "), "{known}");
+        assert!(known.contains("access-control-allow-origin: http://pages.example:8080"));
+        let elsewhere = ask(method, path, "known.example", "http://other.example").await;
+        assert!(elsewhere.starts_with("http/1.1 200 ") && !elsewhere.contains("access-control"));
+    }
     drop(stop);
     server.stop().await;
 }

@@ -99,6 +99,10 @@ pub struct Config {
     pub max_request_bytes: usize,
     pub max_concurrent_streams: u32,
     pub enable_grpc_gateway: bool,
+    /// Origins whose pages may ask; none for all.
+    pub cors: Vec<Url>,
+    /// Names that clients over HTTP may call this member by; none for any.
+    pub host_whitelist: Vec<String>,
     pub grpc_keepalive_interval: Duration,
     pub grpc_keepalive_timeout: Duration,
     pub watch_progress_notify_interval: Duration,
@@ -279,6 +283,13 @@ impl Raw {
         }
     }
 
+    /// A list of names; none where it allows all.
+    fn names(&self, name: &str) -> Vec<String> {
+        let names = self.text(name).split(',').map(str::trim).filter(|name| !name.is_empty());
+        let names: Vec<String> = names.map(String::from).collect();
+        if names.iter().any(|name| name == "*") { Vec::new() } else { names }
+    }
+
     fn read(&self) -> Result<Config, String> {
         let name = self.text("name").to_string();
         let data_dir = match self.text("data-dir") {
@@ -330,6 +341,8 @@ impl Raw {
             max_concurrent_streams: u32::try_from(self.uint("max-concurrent-streams"))
                 .unwrap_or(u32::MAX),
             enable_grpc_gateway: self.bool("enable-grpc-gateway"),
+            cors: if self.text("cors") == "*" { Vec::new() } else { self.urls("cors")? },
+            host_whitelist: self.names("host-whitelist"),
             grpc_keepalive_interval: self.duration("grpc-keepalive-interval"),
             grpc_keepalive_timeout: self.duration("grpc-keepalive-timeout"),
             watch_progress_notify_interval: self.duration("watch-progress-notify-interval"),

@@ -6,6 +6,7 @@
 //! metrics, version. There is no router and no layer between the connection and the service: what
 //! stands there, every request pays for.
 
+pub mod access;
 pub mod authority;
 pub mod gateway;
 pub mod grpc;
@@ -14,6 +15,7 @@ pub mod plain;
 pub mod process;
 
 use crate::api::max_message_bytes;
+use crate::http::access::Access;
 use crate::http::authority::Lenient;
 use crate::http::gateway::Gateway;
 use crate::http::grpc::Services;
@@ -22,7 +24,7 @@ use crate::server::handle::Handle;
 use crate::server::peer_service::PeerService;
 use crate::server::peers::MESSAGE_BYTES_MAX;
 use hyper::body::Incoming;
-use hyper::header::CONTENT_TYPE;
+use hyper::header::{CONTENT_TYPE, ORIGIN};
 use hyper::service::service_fn;
 use hyper::{Request, Response};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
@@ -48,6 +50,8 @@ pub struct Options {
     pub max_concurrent_streams: u32,
     /// Whether clients may call in JSON.
     pub gateway: bool,
+    /// From where they may do so.
+    pub access: Access,
     pub keepalive_interval: Duration,
     pub keepalive_timeout: Duration,
 }
@@ -97,14 +101,35 @@ impl Site {
                 response
             }
             Role::Peers(_) => plain::answer_peer(&self.handle, &request),
-            Role::Clients(services, Some(gateway)) => {
-                match gateway.answer(services, request).await {
-                    Ok(response) => response,
-                    Err(request) => plain::answer(&self.handle, &request).await,
-                }
+            Role::Clients(services, gateway) => {
+                self.answer_page(services, gateway.as_ref(), request).await
             }
-            Role::Clients(_, None) | Role::Probes => plain::answer(&self.handle, &request).await,
+            Role::Probes => plain::answer(&self.handle, &request).await,
         }
+    }
+
+    /// Answers what a page may ask for as well: a call in JSON, or a plain question.
+    async fn answer_page(
+        &self,
+        services: &Services,
+        gateway: Option<&Gateway>,
+        request: Request<Incoming>,
+    ) -> Response<Body> {
+        let access = &self.options.access;
+        if let Some(refusal) = access.refusal(&request) {
+            return plain::misdirected(refusal);
+        }
+        let origin = request.headers().get(ORIGIN).cloned();
+        let called = match gateway {
+            Some(gateway) => gateway.answer(services, request).await,
+            None => Err(request),
+        };
+        let mut response = match called {
+            Ok(response) => response,
+            Err(request) => plain::answer(&self.handle, &request).await,
+        };
+        access.allow(origin.as_ref(), response.headers_mut());
+        response
     }
 }
 

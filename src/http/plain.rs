@@ -7,10 +7,7 @@ use crate::pb::etcdserverpb::AlarmType;
 use crate::server::handle::Handle;
 use http_body_util::Full;
 use hyper::body::Bytes;
-use hyper::header::{
-    ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS, ACCESS_CONTROL_ALLOW_ORIGIN, ALLOW,
-    CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, X_CONTENT_TYPE_OPTIONS,
-};
+use hyper::header::{ALLOW, CONTENT_TYPE, HeaderValue, X_CONTENT_TYPE_OPTIONS};
 use hyper::{Method, Request, Response, StatusCode};
 use std::fmt::Write;
 use tonic::body::Body;
@@ -20,19 +17,6 @@ const TEXT: &str = "text/plain; charset=utf-8";
 const PLAIN: &str = "text/plain; charset=UTF-8";
 const METRICS: &str = "text/plain; version=0.0.4; charset=utf-8";
 const JSON: &str = "application/json";
-/// Any page may ask, as by default in etcd.
-const CORS: [(HeaderName, &str); 3] = [
-    (ACCESS_CONTROL_ALLOW_HEADERS, "accept, content-type, authorization"),
-    (ACCESS_CONTROL_ALLOW_METHODS, "POST, GET, OPTIONS, PUT, DELETE"),
-    (ACCESS_CONTROL_ALLOW_ORIGIN, "*"),
-];
-
-/// Says in an answer that any page may ask.
-pub fn allow_pages(headers: &mut HeaderMap) {
-    for (name, value) in CORS {
-        headers.insert(name, HeaderValue::from_static(value));
-    }
-}
 
 /// Answers one question; no question has a body.
 pub async fn answer<B>(handle: &Handle, request: &Request<B>) -> Response<Body> {
@@ -62,6 +46,11 @@ pub fn answer_peer<B>(handle: &Handle, request: &Request<B>) -> Response<Body> {
     }
 }
 
+/// Refuses a request that calls this server by a name which is not its own.
+pub fn misdirected(text: String) -> Response<Body> {
+    reply(StatusCode::MISDIRECTED_REQUEST, TEXT, text)
+}
+
 fn not_found() -> Response<Body> {
     reply(StatusCode::NOT_FOUND, TEXT, "404 page not found\n".to_string())
 }
@@ -83,7 +72,6 @@ fn reply(status: StatusCode, kind: &'static str, text: String) -> Response<Body>
     *response.status_mut() = status;
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static(kind));
-    allow_pages(headers);
     if kind == TEXT {
         headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     }

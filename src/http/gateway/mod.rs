@@ -13,7 +13,6 @@ mod messages;
 mod paths;
 
 use crate::http::grpc::{self, Services};
-use crate::http::plain::allow_pages;
 use bytes::Bytes;
 use futures::stream;
 use http_body_util::{Full, StreamBody};
@@ -170,7 +169,6 @@ fn answer(code: StatusCode, body: Body) -> Response<Body> {
     let mut response = Response::new(body);
     *response.status_mut() = code;
     response.headers_mut().insert(CONTENT_TYPE, JSON);
-    allow_pages(response.headers_mut());
     response
 }
 
