@@ -187,6 +187,12 @@ async fn calls_in_json_are_those_of_grpc() {
     }
     let (code, _, body) = ask(&address, "GET", "/v3/kv/range").await;
     assert_eq!((code, body.contains("Method Not Allowed")), (501, true));
+    // Long enough to be translated aside, there and back.
+    let value = "QUJD".repeat(100_000);
+    let put = format!(r#"{{"key":"bG9uZw==","value":"{value}"}}"#);
+    assert_eq!(post("/v3/kv/put", &put).await.0, 200);
+    let (_, range) = post("/v3/kv/range", r#"{"key":"bG9uZw=="}"#).await;
+    assert_eq!(range["kvs"][0]["value"], value);
     // Too long for a message of gRPC, and too long to be read at all.
     for (bytes, limit) in [(3_000_000, "vs. 2097152"), (5_000_000, "vs. 4194304")] {
         let long = format!(r#"{{"key":"Zm9v","value":"{}"}}"#, "AAAA".repeat(bytes / 4));
@@ -266,6 +272,12 @@ async fn a_call_that_streams_answers_a_line_a_message() {
     assert_eq!(next_line(&mut stream).await["result"]["canceled"], json!(true));
     drop(stream);
 
+    // A stream that is refused has the status of its error, and one line.
+    let odd = b"POST /v3/watch HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\
+                grpc-metadata-client-api-version: \xe9\r\ncontent-length: 2\r\n\r\n{}";
+    let refused = exchange(&address, odd).await;
+    assert!(refused.starts_with("HTTP/1.1 400 "), "{refused}");
+    assert_eq!(refused.matches("invalid client api version").count(), 1, "{refused}");
     // What can't be read is refused before anything is said.
     let (code, _, body) = ask_with(&address, "POST", "/v3/watch", "{]").await;
     assert_eq!((code, body.contains("\"code\":3")), (400, true), "{body}");

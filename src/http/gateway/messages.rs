@@ -12,9 +12,36 @@ use tonic::{Code, Status};
 /// Before each message of gRPC: whether it is compressed, and its length.
 const FRAME_HEADER_BYTES: usize = 5;
 
+/// Longer messages are translated on a thread of their own: a million keys take seconds, in which
+/// this one has to send heartbeats.
+const HERE_BYTES_MAX: usize = 64 << 10;
+
+/// A message of gRPC from JSON, as in [`frame`], wherever that holds nobody up.
+pub async fn to_frame(kind: &MessageDescriptor, json: Bytes) -> Result<Bytes, Status> {
+    let (kind, is_long) = (kind.clone(), json.len() > HERE_BYTES_MAX);
+    translate(is_long, move || frame(&kind, &json)).await
+}
+
+/// JSON of a message, as in [`json`], wherever that holds nobody up.
+pub async fn to_json(kind: &MessageDescriptor, message: Bytes) -> Result<Vec<u8>, Status> {
+    let (kind, is_long) = (kind.clone(), message.len() > HERE_BYTES_MAX);
+    translate(is_long, move || json(&kind, &message)).await
+}
+
+async fn translate<T: Send + 'static>(
+    is_long: bool,
+    work: impl FnOnce() -> Result<T, Status> + Send + 'static,
+) -> Result<T, Status> {
+    if !is_long {
+        return work();
+    }
+    let done = tokio::task::spawn_blocking(work).await;
+    done.unwrap_or_else(|stopped| Err(Status::internal(stopped.to_string())))
+}
+
 /// A message of gRPC from JSON. Fields may have the names of the protocol or those of JSON, numbers
 /// may be texts; what no field is called is passed over.
-pub fn frame(kind: &MessageDescriptor, json: &[u8]) -> Result<Bytes, Status> {
+fn frame(kind: &MessageDescriptor, json: &[u8]) -> Result<Bytes, Status> {
     let refused = |error: serde_json::Error| Status::invalid_argument(error.to_string());
     let mut message = DynamicMessage::new(kind.clone());
     if !json.trim_ascii().is_empty() {
@@ -34,7 +61,7 @@ pub fn frame(kind: &MessageDescriptor, json: &[u8]) -> Result<Bytes, Status> {
 }
 
 /// JSON of a message: names of the protocol, no zeros, 64-bit numbers as texts, bytes as base64.
-pub fn json(kind: &MessageDescriptor, message: &[u8]) -> Result<Vec<u8>, Status> {
+fn json(kind: &MessageDescriptor, message: &[u8]) -> Result<Vec<u8>, Status> {
     let broken = |error: String| Status::internal(error);
     let message = DynamicMessage::decode(kind.clone(), message);
     let message = message.map_err(|error| broken(error.to_string()))?;

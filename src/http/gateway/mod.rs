@@ -14,13 +14,13 @@ mod paths;
 
 use crate::http::grpc::{self, Services};
 use bytes::Bytes;
-use futures::stream;
+use futures::{StreamExt, stream};
 use http_body_util::{Full, StreamBody};
 use hyper::body::{Frame, Incoming};
 use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, TE};
 use hyper::http::request::Parts;
 use hyper::{Method, Request, Response, StatusCode};
-use messages::{Answers, Values, frame, json};
+use messages::{Answers, Values, to_frame, to_json};
 use prost_reflect::{DescriptorPool, MessageDescriptor, MethodDescriptor};
 use std::collections::BTreeMap;
 use std::convert::Infallible;
@@ -87,10 +87,10 @@ async fn call(
     let input = method.input();
     let body = if method.is_client_streaming() {
         let first = values.next().await?.unwrap_or_default();
-        let first = frame(&input, &first)?;
+        let first = to_frame(&input, first).await?;
         Body::new(StreamBody::new(stream::unfold(Requests::First(first, values, input), next)))
     } else {
-        let message = frame(&input, &values.rest().await?)?;
+        let message = to_frame(&input, values.rest().await?).await?;
         Body::new(Full::new(message))
     };
     let mut request = Request::new(body);
@@ -106,7 +106,7 @@ async fn call(
     let message = answers.next().await?.unwrap_or_default();
     // The status comes behind the message.
     while answers.next().await?.is_some() {}
-    let text = json(&output, &message)?;
+    let text = to_json(&output, message).await?;
     Ok(answer(StatusCode::OK, Body::new(Full::new(text.into()))))
 }
 
@@ -122,31 +122,42 @@ async fn next(requests: Requests) -> Option<(Result<Frame<Bytes>, Infallible>, R
         Requests::First(first, values, kind) => (first, values, kind),
         Requests::Further(mut values, kind) => {
             let value = values.next().await.ok().flatten()?;
-            (frame(&kind, &value).ok()?, values, kind)
+            (to_frame(&kind, value).await.ok()?, values, kind)
         }
     };
     Some((Ok(Frame::data(message)), Requests::Further(values, kind)))
 }
 
-/// A line for each message. The status of a call that is refused at once is that of the response.
+/// A line for each message, and one for a failure, which is the last. The status of a call that is
+/// refused at once is that of the response.
 async fn lines(mut answers: Answers, kind: MessageDescriptor) -> Response<Body> {
     let first = answers.next().await;
     let code = match &first {
         Ok(_) => StatusCode::OK,
         Err(status) => status_code(status.code()),
     };
-    let rest = stream::unfold((Some(first), answers, kind), |(ready, mut answers, kind)| async {
+    let lines = Some((Some(first), answers, kind));
+    let lines = stream::unfold(lines, |lines| async {
+        let (ready, mut answers, kind) = lines?;
         let message = match ready {
             Some(first) => first,
             None => answers.next().await,
         };
-        let line = match message.and_then(|m| m.map(|m| json(&kind, &m)).transpose()).transpose()? {
-            Ok(text) => [b"{\"result\":", &text[..], b"}\n"].concat(),
-            Err(status) => error_line(&status),
+        let text = match message {
+            Ok(Some(message)) => to_json(&kind, message).await,
+            Ok(None) => return None,
+            Err(status) => Err(status),
         };
-        Some((Ok::<_, Infallible>(Frame::data(Bytes::from(line))), (None, answers, kind)))
+        Some(match text {
+            Ok(text) => {
+                let line = [b"{\"result\":", &text[..], b"}\n"].concat();
+                (line, Some((None, answers, kind)))
+            }
+            Err(status) => (error_line(&status), None),
+        })
     });
-    answer(code, Body::new(StreamBody::new(rest)))
+    let frames = lines.map(|line| Ok::<_, Infallible>(Frame::data(Bytes::from(line))));
+    answer(code, Body::new(StreamBody::new(frames)))
 }
 
 /// What of a request's headers the call gets to see.
