@@ -69,7 +69,7 @@ const BANS: &[(&str, &[&str], &str)] = &[
     ("Instant", &["env/"], "env.clock"),
     ("SystemTime", &["env/"], "env.clock"),
     ("tokio::time", &["env/", "local_cluster.rs"], "env.clock"),
-    ("spawn_blocking", &["env/"], "env.disk"),
+    ("spawn_blocking", &["env/", "http/gateway/"], "env.disk"),
     ("std::fs", &["env/", "http/", "main.rs", "bin/"], "env.disk"),
     ("println!", &["main.rs", "local_cluster.rs", "bin/"], "tracing"),
     ("unsafe", &["env/", "local_cluster.rs", "memory.rs"], "safe code"),

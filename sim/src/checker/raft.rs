@@ -76,6 +76,9 @@ pub enum Fact {
     },
     /// The harness damaged what the member had made durable: its old promises are void.
     Damaged,
+    /// The harness damaged checkpoints of the member: what only a state of another's made durable
+    /// may be gone, and what its log holds stands.
+    RunsDamaged,
     /// The harness damaged the state in the member's memory: it may differ from the others' until
     /// it comes up or installs with the state that belongs to its index.
     Corrupted,
@@ -118,6 +121,8 @@ struct Life {
     vote: u64,
     commit: u64,
     persisted: u64,
+    /// What of that its log holds.
+    logged: u64,
     /// The commit index that it last came up with. The founders' entries are committed from the
     /// start, on every founder by itself.
     recovered_commit: u64,
@@ -128,6 +133,8 @@ struct Life {
     state: Option<(u64, i64, u64)>,
     /// Its disk was damaged on purpose: nothing is demanded of it any more.
     damaged: bool,
+    /// Its checkpoints were.
+    runs_damaged: bool,
     /// Its state was damaged on purpose.
     corrupted: bool,
 }
@@ -187,6 +194,10 @@ impl Raft {
                 self.lives.insert(member, Life { damaged: true, ..Life::default() });
                 Ok(())
             }
+            Fact::RunsDamaged => {
+                self.life(member).runs_damaged = true;
+                Ok(())
+            }
             Fact::Corrupted => {
                 self.life(member).corrupted = true;
                 Ok(())
@@ -202,7 +213,8 @@ impl Raft {
                 .hard_state(member, term, vote, commit)
                 .or_else(|text| fail(Guarantee::MonotonicState, text)),
             Fact::Persisted { last_index } => {
-                self.life(member).persisted = last_index;
+                let life = self.life(member);
+                (life.persisted, life.logged) = (last_index, last_index);
                 Ok(())
             }
             Fact::Recovered { term, last_index, commit } => self
@@ -457,7 +469,8 @@ impl Raft {
         }
         // A write that was on its way may have replaced what the member did not know to be
         // committed; the rest nobody ever replaces.
-        let promised = life.persisted.min(life.committed);
+        let held = if life.runs_damaged { life.logged } else { life.persisted };
+        let promised = held.min(life.committed);
         if last_index < promised {
             return Err(format!(
                 "member {member} came up with a log that ends at {last_index}, but had made \
@@ -470,7 +483,7 @@ impl Raft {
                 life.commit
             ));
         }
-        life.persisted = last_index;
+        (life.persisted, life.logged) = (last_index, last_index);
         life.recovered_commit = commit;
         Ok(())
     }

@@ -25,7 +25,7 @@ use detcd::server::{Server, serve_peers};
 use madsim::net::NetSim;
 use madsim::runtime::Handle;
 use madsim::task::NodeId;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
@@ -129,6 +129,9 @@ pub struct Changes {
     pub operators: u64,
     /// One of them may be made yet, or not.
     pub uncertain: bool,
+    /// Seats whose addition was asked for by a question that nobody has answered: it may be made
+    /// yet, so who is removed from there may have to be added again, under another id.
+    pub doubtful: BTreeSet<usize>,
 }
 
 impl Cluster {

@@ -12,10 +12,11 @@ use crate::random::Stream;
 use crate::timer;
 use detcd::pb::etcdserverpb::cluster_client::ClusterClient;
 use detcd::pb::etcdserverpb::{MemberAddRequest, MemberPromoteRequest, MemberRemoveRequest};
+use std::collections::BTreeSet;
 use std::time::Duration;
 use tokio::task::JoinHandle;
-use tonic::Status;
 use tonic::transport::{Channel, Endpoint};
+use tonic::{Code, Status};
 
 /// The nodes of the operators come after those of all others.
 const OPERATOR_NODES: u64 = 200;
@@ -75,6 +76,7 @@ pub async fn change(cluster: &Cluster, action: &Action) {
         book: cluster.book().clone(),
         chance: Stream::new(cluster.plan().seed, &label),
         asks_two: Stream::new(cluster.plan().seed, &format!("{label}, twice")).chance(500),
+        doubtful: changes.doubtful.clone(),
     };
     // Only an answer makes it certain again.
     let certain = !std::mem::replace(&mut changes.uncertain, true);
@@ -85,7 +87,9 @@ pub async fn change(cluster: &Cluster, action: &Action) {
         let _over = done.send(operator.carry_out(fault, certain).await);
     };
     let _work = Owned(node.spawn(work));
-    changes.uncertain = !(answer.await.unwrap_or(false) && certain);
+    if let Ok((is_certain, doubtful)) = answer.await {
+        (changes.uncertain, changes.doubtful) = (!(is_certain && certain), doubtful);
+    }
 }
 
 struct Operator {
@@ -95,11 +99,18 @@ struct Operator {
     /// Every question goes to two members at once, as where two operators do not know of each
     /// other.
     asks_two: bool,
+    /// As in `Changes`.
+    doubtful: BTreeSet<usize>,
 }
 
 impl Operator {
-    /// Says whether it is certain what came of it.
-    async fn carry_out(mut self, fault: Fault, certain: bool) -> bool {
+    /// Says whether it is certain what came of it, and which seats are doubtful then.
+    async fn carry_out(mut self, fault: Fault, certain: bool) -> (bool, BTreeSet<usize>) {
+        let is_certain = self.change(fault, certain).await;
+        (is_certain, self.doubtful)
+    }
+
+    async fn change(&mut self, fault: Fault, certain: bool) -> bool {
         match fault {
             Fault::AddMember { seat, learner, promote } => {
                 let added = self.add(seat, learner).await;
@@ -110,10 +121,13 @@ impl Operator {
             }
             Fault::RemoveMember { target } => {
                 let seat = self.cluster.resolve(target);
-                self.remove(seat).await
+                self.may_be_removed(seat) && self.remove(seat).await
             }
             Fault::ReplaceMember { target, seat } => {
                 let lost = self.cluster.resolve(target);
+                if !self.may_be_removed(lost) {
+                    return false;
+                }
                 if certain && self.may_lose(lost) {
                     self.book.line(format_args!("m{lost} is lost with its disk"));
                     self.book.lock().members[lost].out = true;
@@ -127,6 +141,15 @@ impl Operator {
             }
             other => unreachable!("{other:?} changes no members"),
         }
+    }
+
+    /// Not as long as it might be added once more, under another id, when it is gone.
+    fn may_be_removed(&self, seat: usize) -> bool {
+        let is_doubtful = self.doubtful.contains(&seat);
+        if is_doubtful {
+            self.book.line(format_args!("m{seat} is left alone: it may be added once more"));
+        }
+        !is_doubtful
     }
 
     /// Whether a quorum keeps its disks without this member. Who was added and has not come up yet
@@ -147,7 +170,10 @@ impl Operator {
                 let request = request.clone();
                 async move { client.member_add(request).await.map(drop) }
             };
-            let added = self.ask(add).await;
+            let (added, is_answered) = self.ask(add).await;
+            if !is_answered {
+                self.doubtful.insert(seat);
+            }
             self.book.line(format_args!("adding m{seat}: {}", Said(&added)));
             match added {
                 Ok(()) => return true,
@@ -165,7 +191,7 @@ impl Operator {
             let remove = |mut client: ClusterClient<Channel>| async move {
                 client.member_remove(MemberRemoveRequest { id }).await.map(drop)
             };
-            let removed = self.ask(remove).await;
+            let (removed, _) = self.ask(remove).await;
             self.book.line(format_args!("removing m{seat}: {}", Said(&removed)));
             match removed {
                 Ok(()) => return true,
@@ -197,18 +223,25 @@ impl Operator {
         false
     }
 
-    /// Asks, and says what it was told; of two answers, the one that says that it is done.
-    async fn ask<F>(&mut self, call: impl Fn(ClusterClient<Channel>) -> F) -> Result<(), Status>
+    /// Asks, and says what it was told; of two answers, the one that says that it is done. Also
+    /// whether every question was answered, so that none of them can have an effect later.
+    async fn ask<F>(
+        &mut self,
+        call: impl Fn(ClusterClient<Channel>) -> F,
+    ) -> (Result<(), Status>, bool)
     where
         F: Future<Output = Result<(), Status>>,
     {
         let first = bounded(call(self.client()));
         if !self.asks_two {
-            return first.await;
+            let answer = first.await;
+            let is_answered = is_answer(&answer);
+            return (answer, is_answered);
         }
         let second = bounded(call(self.client()));
         let (first, second) = futures::join!(first, second);
-        first.or(second)
+        let is_answered = is_answer(&first) && is_answer(&second);
+        (first.or(second), is_answered)
     }
 
     /// A way to some member of the moment.
@@ -231,6 +264,12 @@ async fn bounded(call: impl Future<Output = Result<(), Status>>) -> Result<(), S
         Ok(answer) => answer,
         Err(_) => Err(Status::deadline_exceeded("the operator gave up")),
     }
+}
+
+/// Whether this says what came of a question.
+fn is_answer(answer: &Result<(), Status>) -> bool {
+    let open = [Code::DeadlineExceeded, Code::Unavailable, Code::Unknown, Code::Cancelled];
+    answer.as_ref().err().is_none_or(|status| !open.contains(&status.code()))
 }
 
 /// An answer in a few words.

@@ -6,6 +6,7 @@
 
 use super::cluster::Cluster;
 use super::directories::{DATA_DIR, wal_dir};
+use crate::checker::raft::Fact;
 use crate::disk::SimDisk;
 use crate::random::Stream;
 use crate::timer;
@@ -120,7 +121,7 @@ impl Cluster {
         if !self.disk(member).rot(&path, offset, stream.below(8) as u8) {
             return None;
         }
-        self.state(member).runs_rotten = true;
+        self.runs_rot(member);
         Some((path, offset))
     }
 
@@ -207,8 +208,15 @@ impl Cluster {
                 places.push((path, offset));
             }
         }
-        self.state(member).runs_rotten |= !places.is_empty();
+        if !places.is_empty() {
+            self.runs_rot(member);
+        }
         places
+    }
+
+    fn runs_rot(&self, member: usize) {
+        self.state(member).runs_rotten = true;
+        self.book().fact(member, Fact::RunsDamaged);
     }
 
     /// Waits until all of a member's log but its last segment was released, durably; false if that
@@ -270,10 +278,11 @@ impl Cluster {
             return None;
         }
         let is_log = |place: &Place| logs.iter().any(|log| log.path == place.path);
-        let mut state = self.state(member);
         for place in [&from, &to] {
-            state.log_rotten |= is_log(place);
-            state.runs_rotten |= !is_log(place);
+            match is_log(place) {
+                true => self.state(member).log_rotten = true,
+                false => self.runs_rot(member),
+            }
         }
         Some(((from.path, source), (to.path, target)))
     }

@@ -129,6 +129,24 @@ fn a_member_that_lost_what_was_durable_is_seen() {
 }
 
 #[test]
+fn a_state_of_anothers_is_durable_unless_it_was_damaged() {
+    let up = |last_index| (1, Fact::Recovered { term: 4, last_index, commit: 7 });
+    let state = (1, Fact::HardState { term: 4, vote: 2, commit: 7 });
+    let kept = (1, Fact::Persisted { last_index: 7 });
+    let installed = (1, Fact::Installed { index: 20, term: 4 });
+    let facts = [state, kept, installed, (1, Fact::Started), up(7)];
+    assert_eq!(broken(&facts), Guarantee::CommittedIsDurable);
+    let mut raft = Raft::default();
+    for (member, fact) in [state, kept, (1, Fact::RunsDamaged), installed, up(7)] {
+        raft.observe(0, member, fact).expect("its log is whole");
+    }
+    // What the log holds behind the state is promised by it.
+    let kept = (1, Fact::Persisted { last_index: 20 });
+    let facts = [state, (1, Fact::RunsDamaged), installed, kept, up(19)];
+    assert_eq!(broken(&facts), Guarantee::CommittedIsDurable);
+}
+
+#[test]
 fn a_commit_before_a_quorum_has_it_durable_is_seen() {
     let kept = |member, last_index| (member, Fact::Persisted { last_index });
     let commit = (0, Fact::Committed { index: 5, term: 1, checksum: 0 });
