@@ -183,7 +183,7 @@ fn answer(code: StatusCode, body: Body) -> Response<Body> {
     response
 }
 
-/// Etcd up to 3.5 called the text `error`, and calls it `message` since then.
+/// Older releases of etcd call the text `error`, later ones `message`.
 fn refusal(code: StatusCode, status: &Status) -> Response<Body> {
     let (error, number) = (status.message(), status.code() as i32);
     let body = serde_json::json!({ "error": error, "code": number, "message": error });
