@@ -12,12 +12,20 @@ def text(value):
     return base64.b64encode(value.encode()).decode()
 
 
+# The revision at which the program began: what clients before it wrote may differ by a retry.
+FIRST = 0
+
+
+def since_first(name, value):
+    return int(value) - FIRST if name.endswith("revision") else plain(value)
+
+
 def plain(answer):
-    """An answer without what differs by run: the term."""
+    """An answer without what differs by run: the term, and where revisions began."""
     if isinstance(answer, dict):
         # `error` is how the gateway of older releases calls the message, where it is a text.
         hidden = {"raft_term", "error"} if isinstance(answer.get("error"), str) else {"raft_term"}
-        return {name: plain(value) for name, value in answer.items() if name not in hidden}
+        return {name: since_first(name, value) for name, value in answer.items() if name not in hidden}
     if isinstance(answer, list):
         return [plain(value) for value in answer]
     return answer
@@ -144,7 +152,9 @@ def with_etcd3gw(host, port):
 
 
 def run(host, port):
+    global FIRST
     by_hand = ByHand(host, port)
+    FIRST = int(by_hand.post("/v3/kv/range", {"key": "YQ=="}).json()["header"]["revision"])
     revision = calls(by_hand)
     leases_and_members(by_hand)
     streams(by_hand, revision)
